@@ -249,7 +249,8 @@ class Run:
     def __init__(self, config: Config):
         self.config, self.step, self.seconds, self.tracked = config, 0, 0.0, {}
         self.folder, self.state_path = Path(config.out), Path(config.out) / "state" / "state.safetensors"
-        self.accelerator = Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[config.precision], cpu=config.cpu)
+        cpu = config.cpu or not torch.accelerator.is_available()  # said outright: else two CPU processes are two runs
+        self.accelerator = Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[config.precision], cpu=cpu)
         self.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main, self.autocast = self.accelerator.is_main_process, self.accelerator.autocast
