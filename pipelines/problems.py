@@ -1,0 +1,106 @@
+"""What can go wrong through no fault of the program: one sentence each, and checks of plain values. Stdlib only."""
+
+import functools
+import re
+
+# str.format fields are the same in apps/locales/{de,en}.yaml under problems.<code>.
+SENTENCES = {
+    # plain values
+    "out_of_range": "{name} is {value}; it must lie between {low} and {high}.",
+    "not_a_number": "{name} is {value}, which is not a number.",
+    "not_whole": "{name} is {value}; it must be a whole number between {low} and {high}.",
+    "unknown_choice": "{name} is {value}; it must be one of: {choices}.",
+    # models
+    "unknown_model": "There is no model called {model} here.",
+    "unknown_tab": "There is no tab called {tab} here.",
+    "model_files_missing": "The files of {model} are not here; fetch the repository again or train the model.",
+    "model_broken": "{model} cannot be loaded: its files are damaged or belong to another kind of model.",
+    "memory": "{model} needs about {needed} MB of memory, but only {budget} MB may be used; pick a smaller model.",
+    "memory_setting": "TRUGBILD_MEMORY_MB is {value}; it must be a whole number of megabytes above 0.",
+    # folders of one's own
+    "folder_missing": "There is no readable folder called {folder}.",
+    "folder_unknown": "{folder} holds no model known here: neither training.json nor a config.json of diffusers.",
+    "folder_broken": "training.json in {folder} cannot be read: {field} is missing or wrong.",
+    "folder_pickle": "{folder} holds no weights as safetensors; other formats can run code and are not opened.",
+    "weights_pickle": "{file} holds more than plain tensors and is not opened because it could run code.",
+    "weights_broken": "{file} is damaged or was cut off; download it again.",
+    "weights_mismatch": "{file} does not fit the model: {key} is missing, superfluous or has the wrong shape.",
+    # the hub
+    "offline": "{model} must be downloaded once, but the hub cannot be reached; connect to the network and try again.",
+    "offline_mode": "{model} must be downloaded once, but HF_HUB_OFFLINE forbids it; unset it and try again.",
+    "unauthorised": "The hub refuses {model}: it was withdrawn or the access token is missing or wrong; run hf auth login.",
+    "gated": "{model} asks for its licence to be accepted; accept it on {url}, run hf auth login and try again.",
+    "gone": "The hub no longer has {model} in the version this app uses; pick another model.",
+    "hub_failed": "The hub answered with error {status} when asked for {model}; try again later.",
+    "cut_off": "The download of {model} broke off; try again.",
+    "hash_mismatch": "{file} of {model} is not the expected file and was deleted; try again or pick another model.",
+    "disk_full": "There is no room on the disk to download {model}; free some and try again.",
+    # pictures
+    "no_picture": "There is no picture; draw or open one first.",
+    "picture_unreadable": "This file is not a picture that can be read here; use PNG, JPEG, WebP, GIF, BMP or TIFF.",
+    "picture_heic": "HEIC pictures cannot be read here; save the picture as JPEG or PNG and open that.",
+    "picture_broken": "This picture is damaged or was cut off; save or download it again.",
+    "picture_too_large": "This picture is too large; at most {limit} megapixels can be read.",
+    "picture_depth": "The numbers in this picture have no agreed range; save it as a PNG with 8 or 16 bits.",
+    # drawings
+    "empty_drawing": "The drawing is empty; draw something first.",
+    "bad_drawing": "This is not a drawing; a drawing has at most {points} points with whole coordinates from 0 to {size}.",
+    "blank_picture": "Nothing in this picture stands out from its background.",
+    # recipes
+    "no_recipe": "This picture carries no recipe; only pictures made and saved by this app do.",
+    "recipe_format": "Only PNG and WebP files carry a recipe.",
+    "recipe_too_large": "The recipe in this picture is longer than {limit} kB, so it was not made by this app.",
+    "recipe_broken": "The recipe in this picture cannot be used: {field} is missing or wrong.",
+}
+
+
+def plain(value: object) -> str | int | float:
+    """A value as it may stand in a sentence: numbers as they are, anything else as one short line."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if abs(value) < 1e15:
+            return value
+        if isinstance(value, int):  # Python refuses to print thousands of digits
+            return f"{'-' * (value < 0)}10^{int(abs(value).bit_length() * 0.30103)}"
+    text = re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(value)[:200]).strip()
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+class Problem(ValueError):
+    """Something a person can cause or mend. `code` and `values` let the app say it in the person's language."""
+
+    def __init__(self, code: str, **values: object):
+        self.code = code
+        self.values = {name: plain(value) for name, value in values.items()}
+        super().__init__(SENTENCES[code].format(**self.values))
+
+    def __reduce__(self):  # ZeroGPU sends exceptions between processes
+        return functools.partial(Problem, self.code, **self.values), ()
+
+
+def number(name: str, value: object, low: float, high: float) -> float:
+    """`value` as a float in [low, high], or a Problem that names it; strings, bools, NaN and infinities are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Problem("not_a_number", name=name, value=value)
+    if not low <= value <= high:  # false for NaN, too
+        raise Problem("out_of_range", name=name, value=value, low=low, high=high)
+    return float(value)
+
+
+def whole(name: str, value: object, low: int, high: int) -> int:
+    """`value` as an int in [low, high]; 3.0 counts as 3 because sliders and JSON say so."""
+    result = number(name, value, low, high)
+    if not result.is_integer():
+        raise Problem("not_whole", name=name, value=value, low=low, high=high)
+    return int(value)
+
+
+def choice(name: str, value: object, choices) -> str:
+    """`value` if it is one of the strings in `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise Problem("unknown_choice", name=name, value=value, choices=", ".join(choices))
+    return value
+
+
+def seed(value: object) -> int:
+    """`value` as a seed in 0..2**32 - 1."""
+    return whole("seed", value, 0, 2**32 - 1)

@@ -1,0 +1,202 @@
+"""Which models there are. Stdlib only: the app asks here before anything heavy is imported."""
+
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .problems import Problem
+
+TABS = ("faces", "style_transfer", "vae_playground", "text_to_image")
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+HUB = "https://huggingface.co/"
+MIT = ("MIT", "https://opensource.org/license/mit")
+CC_BY_SA_3 = ("CC BY-SA 3.0", "https://creativecommons.org/licenses/by-sa/3.0/")  # MNIST's own
+
+
+@dataclass(frozen=True)
+class Model:
+    id: str  # what links, recipes and the picker call it
+    tab: str  # whose wrapper loads it: pipelines/<tab>.py
+    kind: str  # what the tab does with it
+    source: str  # "bundled", "folder" (one's own) or the repository on the hub
+    licence: str
+    licence_url: str
+    year: int | None = None
+    revision: str | None = None  # the commit on the hub; always pinned there
+    gate: bool = False  # whether the hub asks for consent first
+    memory_mb: int = 100  # while working at the default size
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    files: Mapping[str, str | None] = field(default_factory=dict)  # on the hub: name -> sha256, None for small JSON
+    path: Path | None = None  # where the files lie, unless on the hub
+
+    @property
+    def card_url(self) -> str | None:
+        """The model's page on the hub."""
+        return None if self.path else f"{HUB}{self.source}"
+
+
+def _bundled(id: str, licence: tuple[str, str], **more) -> Model:
+    return Model(id, "vae_playground", "latent", "bundled", *licence, 2026, path=CHECKPOINTS / id, **more)
+
+
+def _photo(id: str, repo: str, year: int, memory_mb: int, revision: str, name: str, sha256: str) -> Model:
+    files = {name: sha256} if name == TAEF2 else {"config.json": None, name: sha256}
+    return Model(id, "vae_playground", "photo", repo, *MIT, year, revision, memory_mb=memory_mb, files=files)
+
+
+WEIGHTS, TAEF2 = "diffusion_pytorch_model.safetensors", "taef2.safetensors"
+# fmt: off
+MODELS = (
+    _bundled("vae-digits-2d", CC_BY_SA_3),
+    _bundled("ae-digits-2d", CC_BY_SA_3),
+    _bundled("vae-digits-16d", CC_BY_SA_3),
+    _bundled("vae-fashion-2d", MIT),
+    _bundled("vae-digits-2d-beta0.1", CC_BY_SA_3),
+    _bundled("vae-digits-2d-beta4", CC_BY_SA_3),
+    _bundled("vae-digits-2d-beta10", CC_BY_SA_3),
+    _photo("sd-vae-ft-mse", "stabilityai/sd-vae-ft-mse", 2022, 3000, "31f26fdeee1355a5c34592e401dd41e45d25a493",
+           WEIGHTS, "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
+    _photo("taesd", "madebyollin/taesd", 2023, 500, "614f76814bbe30edbe2e627ace1c2234c81a2c0e",
+           WEIGHTS, "db169d69145ec4ff064e49d99c95fa05d3eb04ee453de35824a6d0f325513549"),
+    _photo("taesdxl", "madebyollin/taesdxl", 2023, 500, "b20258aaef75ef61e659c1e0f14f251cf0ad153e",
+           WEIGHTS, "ff4824aca94dd6111e0340fa749347fb74101060d9712cb5ef1ca8f1cf17502f"),
+    _photo("taesd3", "madebyollin/taesd3", 2024, 500, "d58dcaccd2b36fcb7a6b9e93c1cc507acab5a778",
+           WEIGHTS, "6f79c1397cb9ce1dac363722dbe70147aee0ccca75e28338f8482fe515891399"),
+    _photo("taef1", "madebyollin/taef1", 2024, 500, "b1b2d00e9e440cfbf3dedb34266864da86016ceb",
+           WEIGHTS, "47a6c2bff850da04b267cab70fe3553fef57255eb9a8e76852baa0a87850e54d"),
+    _photo("taef2", "madebyollin/taef2", 2025, 500, "bd244ebfe4398c84fbf312a2f1c868c676b500e3",
+           TAEF2, "701d31c0ecbef3b609fe236e2e3a65ffb17f3a94237acdd771e8ea3194df557a"),
+)
+# fmt: on
+
+# One's own folder may also hold tensor files in torch's format, if they are exactly these (madebyollin/taesd 5cccb12).
+TAEF2_FILES = {
+    "taef2_encoder.pth": "10a4e1021e89d7551eaf161352da8dbd0b1aa83872ae28b150c1df1ce2f147b6",
+    "taef2_decoder.pth": "0a44a31e1ae59eb9dbf9359d24942fd3ef5928162c1800d97a28c61d51be0ab5",
+}
+# A folder that diffusers wrote says by its class which tab it belongs to.
+CLASSES = {"AutoencoderKL": ("vae_playground", "photo"), "AutoencoderTiny": ("vae_playground", "photo")}
+
+_log = logging.getLogger(__name__)
+_own: dict[str, Model] = {}  # folders of one's own, by id
+_lock = threading.Lock()
+
+
+def models(tab: str | None = None) -> list[Model]:
+    """The models of a tab (or all): MODELS in their order, then folders of one's own as they were registered."""
+    with _lock:
+        every = [*MODELS, *_own.values()]
+    return [model for model in every if tab in (None, model.tab)]
+
+
+def get(id: str) -> Model:
+    """The model of that id, or Problem("unknown_model")."""
+    for model in models():
+        if model.id == id:
+            return model
+    raise Problem("unknown_model", model=id)
+
+
+def register_folder(path: str | Path) -> Model:
+    """Makes a folder that training or diffusers wrote known as local/<name>; again for the same folder refreshes it."""
+    path = Path(path).expanduser().resolve()
+    for model in MODELS:
+        if model.path == path:
+            return model
+    try:
+        names = {file.name for file in path.iterdir()}
+    except OSError:
+        raise Problem("folder_missing", folder=path.name) from None
+    weights = {name: None for name in names if name.endswith(".safetensors")}
+    licence, year, defaults = "", None, {}
+    if "training.json" in names:
+        tab, kind, licence, year, defaults = _training(path)
+    elif names >= TAEF2_FILES.keys():
+        tab, kind, weights, (licence, _), year = "vae_playground", "photo", TAEF2_FILES, MIT, 2025
+    elif (name := _class_name(path)) in CLASSES:
+        tab, kind = CLASSES[name]
+    else:
+        raise Problem("folder_unknown", folder=path.name)
+    if not weights:
+        raise Problem("folder_pickle", folder=path.name)
+    # fp16 weights grow to fp32 in memory; the rest is what a wrapper needs to work.
+    memory_mb = 100 + 2 * sum((path / name).stat().st_size for name in weights) // 2**20
+    with _lock:
+        known = {model.path: id for id, model in _own.items()}
+        names = (f"local/{path.name}{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
+        id = known.get(path) or next(id for id in names if id not in _own)
+        model = Model(id, tab, kind, "folder", licence, "", year, None, False, memory_mb, defaults, weights, path)
+        _own[id] = model
+    return model
+
+
+def discover(runs: str | Path = "runs") -> list[Model]:
+    """Registers every finished run in a folder, oldest first. Runs without training.json are still training."""
+    finished = []
+    for file in Path(runs).glob("*/training.json"):
+        try:
+            finished.append((file.stat().st_mtime, register_folder(file.parent)))
+        except (Problem, OSError) as problem:
+            _log.warning("%s is left out: %s", file.parent.name, problem)
+    return [model for _, model in sorted(finished, key=lambda item: item[0])]
+
+
+def revision(model: Model) -> str:
+    """What a recipe calls the exact weights: the commit on the hub, else the start of the weights' sha256."""
+    if model.revision:
+        return model.revision
+    stamps = tuple(
+        (file, file.stat().st_mtime_ns, file.stat().st_size)
+        for file in sorted(model.path.iterdir())
+        if file.suffix in (".safetensors", ".pth")
+    )
+    return _digest(stamps)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(stamps: tuple) -> str:
+    digest = hashlib.sha256()
+    for file, *_ in stamps:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _json(file: Path, folder: str, name: str) -> dict:
+    try:
+        if file.stat().st_size > 2**20:
+            raise ValueError
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise Problem("folder_broken", folder=folder, field=name) from None
+    if not isinstance(value, dict):
+        raise Problem("folder_broken", folder=folder, field=name)
+    return value
+
+
+def _training(path: Path) -> tuple[str, str, str, int | None, dict]:
+    facts = _json(path / "training.json", path.name, "training.json")
+    tab, kind = facts.get("tab"), facts.get("kind")
+    licence, year, defaults = facts.get("licence", ""), facts.get("year"), facts.get("defaults", {})
+    for name, good in {
+        "tab": tab in TABS,
+        "kind": isinstance(kind, str) and kind.isidentifier(),
+        "licence": isinstance(licence, str),
+        "year": year is None or isinstance(year, int),
+        "defaults": isinstance(defaults, dict),
+    }.items():
+        if not good:
+            raise Problem("folder_broken", folder=path.name, field=name)
+    return tab, kind, licence, year, defaults
+
+
+def _class_name(path: Path) -> str | None:
+    file = path / "config.json"
+    name = _json(file, path.name, "config.json").get("_class_name") if file.is_file() else None
+    return name if isinstance(name, str) else None
