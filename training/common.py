@@ -328,7 +328,8 @@ class Run:
     def indices(self, n: int) -> torch.Tensor:
         """Our part of this step's batch from n items: epochs, each shuffled by (seed, epoch), end to end."""
         place = torch.arange(self.step * self.config.batch_size, (self.step + 1) * self.config.batch_size)
-        return self.share(torch.stack([self._order(int(p) // n, n)[int(p) % n] for p in place]))
+        epochs = range(int(place[0]) // n, int(place[-1]) // n + 1)
+        return self.share(torch.cat([self._order(epoch, n)[place[place // n == epoch] % n] for epoch in epochs]))
 
     def _order(self, epoch: int, n: int) -> torch.Tensor:
         if self._epoch[0] != (epoch, n):
