@@ -9,6 +9,11 @@ SENTENCES = {
     "out_of_range": "{name} is {value}; it must lie between {low} and {high}.",
     "not_a_number": "{name} is {value}, which is not a number.",
     "not_whole": "{name} is {value}; it must be a whole number between {low} and {high}.",
+    "too_long": "{name} has {length} characters; at most {most} are read.",
+    "unknown_setting": "{name} is not a setting of this tab.",
+    "unknown_example": "There is no example picture called {value}.",
+    "same_axis": "Both axes are {axis}; pick two different ones.",
+    "code_size": "The code has the shape {value}; each must have {expected} numbers.",
     "unknown_choice": "{name} is {value}; it must be one of: {choices}.",
     # models
     "unknown_model": "There is no model called {model} here.",
@@ -28,7 +33,7 @@ SENTENCES = {
     # the hub
     "offline": "{model} must be downloaded once, but the hub cannot be reached; connect to the network and try again.",
     "offline_mode": "{model} must be downloaded once, but HF_HUB_OFFLINE forbids it; unset it and try again.",
-    "unauthorised": "The hub refuses {model}: it was withdrawn or the access token is missing or wrong; run hf auth login.",
+    "unauthorised": "The hub refuses {model}: it is gone or your access token is missing or wrong; run hf auth login.",
     "gated": "{model} asks for its licence to be accepted; accept it on {url}, run hf auth login and try again.",
     "gone": "The hub no longer has {model} in the version this app uses; pick another model.",
     "hub_failed": "The hub answered with error {status} when asked for {model}; try again later.",

@@ -119,7 +119,7 @@ def register_folder(path: str | Path) -> Model:
         tab, kind, licence, year, defaults = _training(path)
     elif names >= TAEF2_FILES.keys():
         tab, kind, weights, (licence, _), year = "vae_playground", "photo", TAEF2_FILES, MIT, 2025
-    elif (name := _class_name(path)) in CLASSES:
+    elif (name := class_name(path)) in CLASSES:
         tab, kind = CLASSES[name]
     else:
         raise Problem("folder_unknown", folder=path.name)
@@ -196,7 +196,7 @@ def _training(path: Path) -> tuple[str, str, str, int | None, dict]:
     return tab, kind, licence, year, defaults
 
 
-def _class_name(path: Path) -> str | None:
+def class_name(path: Path) -> str | None:
     file = path / "config.json"
     name = _json(file, path.name, "config.json").get("_class_name") if file.is_file() else None
     return name if isinstance(name, str) else None

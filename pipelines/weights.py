@@ -1,0 +1,42 @@
+"""Tensors out of files of others, without ever running what is in them."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from .problems import Problem
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """name -> tensor, on the CPU, from safetensors or a file that torch.save wrote of plain tensors.
+
+    Raises Problem: weights_pickle (more than tensors inside), weights_broken.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # The same class stands for "refused" and for "damaged"; only the message tells them apart.
+        refused = "Unsupported" in str(error) or "GLOBAL" in str(error) or "WeightsUnpickler" in str(error)
+        raise Problem("weights_pickle" if refused else "weights_broken", file=file.name) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise Problem("weights_broken", file=file.name) from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise Problem("weights_pickle", file=file.name)
+    return tensors
+
+
+def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], file: str) -> None:
+    """Fills a module with tensors of exactly its names and shapes, all finite, or raises Problem weights_mismatch."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in own or name not in tensors or own[name].shape != tensors[name].shape:
+            raise Problem("weights_mismatch", file=file, key=name)
+        if not tensors[name].isfinite().all():
+            raise Problem("weights_broken", file=file)
+    module.load_state_dict(tensors)
