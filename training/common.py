@@ -127,12 +127,20 @@ def parse(cls: type[Config], argv: list[str] | None = None) -> Config:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def launch(main, cls: type[Config], argv: list[str] | None = None) -> None:
-    """Parse and run; what a person can put right ends as one sentence on stderr and exit status 2."""
+@contextlib.contextmanager
+def one_sentence():
+    """What a person can put right ends as its sentence on stderr and exit status 2, not as a trace."""
     try:
-        main(parse(cls, argv))
+        yield
     except TrainingError as error:
-        sys.exit(print(f"\n{error}", file=sys.stderr) or 2)
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def launch(main, cls: type[Config], argv: list[str] | None = None) -> None:
+    """Parse and run; see `one_sentence` for errors."""
+    with one_sentence():
+        main(parse(cls, argv))
 
 
 # ------------------------------------------------------------------------------------------------------ small parts

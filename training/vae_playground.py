@@ -6,8 +6,8 @@
     accelerate launch training/vae_playground.py --data ... --out runs/vae-digits-2d-beta4 --beta 4
     torchrun --nproc-per-node 2 training/vae_playground.py ...          two processes, the same losses
 
-OUT becomes a folder that `pipelines.load` reads: weights, card,
-training.json, codes.safetensors (codes of the test pictures) and, for two dimensions, plane.png (decodings on a grid).
+OUT becomes a folder that `pipelines.load` reads: weights, card, training.json, codes.safetensors (codes of the test
+pictures) and, for two dimensions, plane.png (decodings on a square grid).
 
 Pixels are binary random variables: a grey value g is the probability of ink. The loss is the negative ELBO in nats, its
 expectation over that binarisation in closed form (cross-entropy is linear in the target), so no binary picture
@@ -184,7 +184,7 @@ def describe(config: Config) -> str:
 
 
 LIMITS = [
-    "Grey pictures of 28 x 28 pixels, centred as in the training data; anything else comes back as the nearest thing known.",
+    "Grey pictures of 28 x 28 pixels, centred as in the training data; anything else comes back as the nearest one.",
     "Pictures between two classes look like both: that is what the model shows, not an error.",
     "For teaching; not for recognising handwriting.",
 ]

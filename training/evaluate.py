@@ -1,0 +1,105 @@
+"""Measure finished models and write the figures into their training.json and card.
+
+    python training/evaluate.py vae_playground --data ../shared/data/digits/mnist pipelines/checkpoints/*-digits-*
+
+Each subcommand is a function from a folder to {figure: number}, made once for all folders (so that a classifier
+is trained once); the figures that no script measured stay as they are.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
+
+from pipelines.models.vae import DenseVAE
+from training import common, vae_playground
+
+CLEAR = 0.9  # a sample whose class the classifier gives more than this probability is called clear
+
+
+def train_classifier(data: common.Images, steps: int, seed: int = 0) -> nn.Module:
+    """Grey 28 x 28 pictures -> a small convolutional net, x (N, 1, 28, 28) in [-1, 1] -> logits of its classes."""
+    labels = torch.tensor(data.column("label"))
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, int(labels.max()) + 1)),
+    )
+    optimizer = torch.optim.Adam(net.parameters())
+    for step in range(steps):
+        common.set_lr(optimizer, 2e-3 * common.cosine(step, steps))
+        picked = torch.randint(len(data), (128,))
+        loss = F.cross_entropy(net(data.batch(picked)), labels[picked])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, pictures: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor) -> float:
+    """Share of `pictures(indices)` that net gives their label."""
+    chunks = torch.arange(len(labels)).split(1000)
+    return sum((net(pictures(i)).argmax(1) == labels[i]).sum().item() for i in chunks) / len(labels)
+
+
+def vae_measure(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
+    """ELBO and errors on test pictures; what a classifier makes of reconstructions and of samples from the prior."""
+    train = common.load_images(args.data, size=28, channels=1)
+    test = common.load_images(args.data, size=28, channels=1, split="test")
+    labels = torch.tensor(test.column("label"))
+    net = train_classifier(train, args.classifier_steps)
+    own = accuracy(net, test.batch, labels)
+
+    @torch.no_grad()
+    def measure(folder: Path) -> dict[str, float]:
+        model = DenseVAE.from_pretrained(folder, torch_dtype=torch.float32).eval()
+        z = torch.randn(args.samples, model.config.latent_dim, generator=torch.Generator().manual_seed(0))
+        sure = torch.cat([net(model.decode(part)).softmax(1).amax(1) for part in z.split(1000)])
+        return vae_playground.measure(model, test) | {
+            f"samples_clear_p_over_{CLEAR}": round((sure > CLEAR).float().mean().item(), 4),
+            "samples_drawn": args.samples,
+            "reconstructions_classified_right": round(
+                accuracy(net, lambda i: model.decode(model.encode(test.batch(i))[0]), labels), 4
+            ),
+            "classifier_test_accuracy": round(own, 4),
+        }
+
+    return measure
+
+
+MEASURES = {"vae_playground": vae_measure}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tab", choices=MEASURES)
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of finished models")
+    parser.add_argument("--data", required=True, help="as for training")
+    parser.add_argument("--samples", type=int, default=5000, help="drawn from the prior")
+    parser.add_argument("--classifier-steps", type=int, default=2000)
+    args = parser.parse_args(argv)
+    for folder in args.folders:
+        if not (folder / "training.json").is_file():
+            raise common.TrainingError(f"{folder.name} holds no finished model.")
+    measure, hardware = MEASURES[args.tab](args), common.hardware()
+    print(f"measured on {hardware}")
+    for folder in args.folders:
+        training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        figures = measure(folder)
+        print(folder.name, *(f"  {name:36} {value}" for name, value in figures.items()), sep="\n")
+        training["figures"] |= figures
+        common.write_card(folder, training | {"figures_hardware": hardware})
+
+
+if __name__ == "__main__":
+    with common.one_sentence():
+        main()
