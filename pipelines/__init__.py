@@ -11,10 +11,10 @@ from pathlib import Path
 from . import hub, registry
 from .hub import probe
 from .problems import Problem
-from .registry import Model, discover, get, models, register_folder
+from .registry import Model, discover, get, register_folder
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Problem", "budget_mb", "discover", "get", "load", "models", "probe", "register_folder", "status"]
+__all__ = ["Model", "Problem", "budget_mb", "discover", "get", "load", "probe", "register_folder", "status"]
 
 _log = logging.getLogger(__name__)
 _guard = threading.Lock()  # for the three tables

@@ -6,6 +6,7 @@ at every call, so that a session that began offline can go online.
 
 import errno
 import hashlib
+import json
 import os
 import socket
 import urllib.request
@@ -71,12 +72,14 @@ def probe(timeout: float = 2.0) -> bool:
 def fetch(model: Model) -> Path:
     """The folder with the model's files, downloaded if they are not here. Every pinned sha256 is checked each time."""
     where = folder(model) or _download(model)
-    for name, sha256 in model.files.items():
-        if sha256 and _sha256(where / name) != sha256:
-            if model.path:
-                raise Problem("weights_broken", file=name)
-            _forget(where / name)
-            raise Problem("hash_mismatch", file=name, model=model.id)
+    wrong = [name for name, sha256 in model.files.items() if not _is_right(where / name, sha256)]
+    if wrong and model.path:
+        raise Problem("weights_broken", file=wrong[0])
+    if wrong:
+        for name in wrong:  # the link and the blob behind it, so that the next try downloads them again
+            (where / name).resolve().unlink(missing_ok=True)
+            (where / name).unlink(missing_ok=True)
+        raise Problem("hash_mismatch", file=wrong[0], model=model.id)
     return where
 
 
@@ -128,15 +131,15 @@ def _refusal(model: Model, status: int) -> Problem:
     return Problem("hub_failed", model=model.id, status=status)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _forget(file: Path) -> None:
-    """Removes a file and the blob that it points to from the cache, so that the next try downloads it again."""
-    file.resolve().unlink(missing_ok=True)
-    file.unlink(missing_ok=True)
+def _is_right(file: Path, sha256: str | None) -> bool:
+    """Whether a file is the pinned one; small JSON is not pinned, but has to be JSON."""
+    if sha256:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+    try:
+        return file.suffix != ".json" or isinstance(json.loads(file.read_bytes()), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _offline_mode() -> bool:

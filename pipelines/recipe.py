@@ -27,7 +27,7 @@ from .problems import Problem
 
 FORMAT = 1  # of the JSON; a change that old readers cannot read raises it
 LIMIT_KB = 64  # of the JSON
-MAX_CHUNKS = 2**17  # more than any picture that can be opened here needs
+MAX_CHUNKS = 2**16  # more than any picture that can be opened here needs
 
 _PROMPTS = ("prompt", "negative_prompt")
 _COMMON = {"steps": "Steps", "sampler": "Sampler", "guidance": "CFG scale"}  # our names -> the ecosystem's
@@ -52,7 +52,7 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("tab", "model", "revision", "task"):
-            _require(name, _is_text(getattr(self, name), 200))
+            _require(name, getattr(self, name) and _is_text(getattr(self, name), 200))
         seed = self.seed
         _require("seed", seed is None or (type(seed) is int and 0 <= seed < 2**32))
         _require("settings", isinstance(self.settings, dict) and len(self.settings) <= 100)

@@ -197,6 +197,9 @@ def _training(path: Path) -> tuple[str, str, str, int | None, dict]:
 
 
 def class_name(path: Path) -> str | None:
-    file = path / "config.json"
-    name = _json(file, path.name, "config.json").get("_class_name") if file.is_file() else None
+    """Which class of diffusers a folder was written by, according to its config.json."""
+    try:
+        name = _json(path / "config.json", path.name, "config.json").get("_class_name")
+    except Problem:
+        return None
     return name if isinstance(name, str) else None

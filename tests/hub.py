@@ -1,0 +1,106 @@
+"""A hub on this machine: as much of huggingface.co's protocol as snapshot_download speaks, and its ways to fail."""
+
+import hashlib
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "c0ffee" * 6 + "c0de"
+# What the real hub answers: status, X-Error-Code, X-Error-Message.
+REFUSALS = {
+    "gated": (403, "GatedRepo", "Access to this model is restricted."),
+    "forbidden": (403, "", "You do not have access."),
+    "unauthorised": (401, "", "Invalid credentials in Authorization header"),
+    "not found": (404, "RepoNotFound", "Repository not found"),
+    "vanished": (404, "RevisionNotFound", "Revision not found"),
+    "failing": (500, "", "Internal error"),
+}
+
+
+@dataclass
+class Hub:
+    repos: dict[str, dict[str, bytes]]  # repository -> name -> content
+    fault: str = ""  # a key of REFUSALS, "cut off" or "tampered"
+    go: threading.Event = field(default_factory=threading.Event)  # cleared: files are not sent yet
+    requests: list[str] = field(default_factory=list)
+    url: str = ""
+
+
+@contextmanager
+def serve(repos: dict[str, dict[str, bytes]]):
+    """Yields a running Hub; change its fields to change its behaviour."""
+    hub = Hub(repos)
+    hub.go.set()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.go.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self._answer()
+
+    def do_GET(self):
+        self._answer()
+
+    def _answer(self):
+        self.hub.requests.append(f"{self.command} {self.path}")
+        path = self.path.partition("?")[0].removeprefix("/api/models").strip("/")
+        repo, (action, _, *rest) = "/".join(path.split("/")[:2]), path.split("/")[2:]
+        files = self.hub.repos.get(repo)
+        fault = "not found" if files is None else self.hub.fault
+        if fault in REFUSALS:
+            status, code, message = REFUSALS[fault]
+            self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message})
+        elif action == "tree":
+            self._send(200, json.dumps([_entry(name, content) for name, content in files.items()]).encode())
+        elif (name := "/".join(rest)) not in files:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        else:
+            self._file(files[name])
+
+    def _file(self, content: bytes):
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        if self.command == "GET":
+            self.hub.go.wait()
+        if self.hub.fault == "tampered":
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        start = int(self.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut = len(content) // 2 if self.hub.fault == "cut off" and self.command == "GET" else None
+        self._send(206 if start else 200, content[start:], headers, cut)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None):
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[: cut if len(body) > (cut or 0) else 0])
+        self.close_connection = cut is not None
+
+    def log_message(self, *_):
+        pass
+
+
+def _entry(name: str, content: bytes) -> dict:
+    sha256 = hashlib.sha256(content).hexdigest()
+    entry = {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+    lfs = {"oid": sha256, "size": len(content), "pointerSize": 134}
+    return entry | ({"lfs": lfs} if name.endswith(".safetensors") else {})
