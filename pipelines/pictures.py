@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from .problems import Problem
 
 MAX_PIXELS = 24_000_000  # what a phone takes; decoding stays under a second
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
