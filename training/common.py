@@ -122,7 +122,8 @@ def parse(cls: type[Config], argv: list[str] | None = None) -> Config:
             kind |= {"nargs": "+", "type": typing.get_args(hint)[0]}
         else:
             kind["type"] = hint
-        parser.add_argument("--" + field.name.replace("_", "-"), **kind)
+        flag = "--" + field.name.rstrip("_").replace("_", "-")  # from_ is --from
+        parser.add_argument(flag, dest=field.name, **kind)
     values = vars(parser.parse_args(argv))
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
@@ -360,13 +361,14 @@ class Run:
             for p, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
                 p.grad.copy_(mean.view_as(p))
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-        if not math.isfinite(value := self._mean(loss)) or not math.isfinite(norm):
+        if not math.isfinite(value := self.mean(loss)) or not math.isfinite(norm):
             what = f"gradient is {norm:f}" if math.isfinite(value) else f"loss is {value:f}"
             raise TrainingError(f"Step {self.step + 1}: the {what}; stopped before the update.")
         optimizer.step()
         return norm.item()
 
-    def _mean(self, value) -> float:
+    def mean(self, value: float | torch.Tensor) -> float:
+        """The mean of a number over processes."""
         value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
         return self.accelerator.reduce(value, "mean").item()
 
@@ -374,7 +376,7 @@ class Run:
         """Numbers of this step; log.jsonl gets their means over processes and interval."""
         for name, value in values.items():
             total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + self._mean(value), count + 1)
+            self.sums[name] = (total + self.mean(value), count + 1)
 
     def due(self, every: int) -> bool:
         """Whether something that happens each `every` steps, and at the end, follows this step (main process only)."""
