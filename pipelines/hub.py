@@ -16,6 +16,12 @@ from urllib.parse import urlsplit
 from .problems import Problem
 from .registry import Model
 
+_DISK = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EACCES: "cache_locked",
+    errno.EROFS: "cache_locked",
+}
 _reachable: bool | None = None  # what the last contact with the hub showed
 
 
@@ -59,12 +65,14 @@ def probe(timeout: float = 2.0) -> bool:
     global _reachable
     if _offline_mode():
         return False
-    parts = urlsplit(urllib.request.getproxies().get(urlsplit(endpoint()).scheme) or endpoint())
     try:
-        address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        parts = urlsplit(endpoint())
+        if not urllib.request.proxy_bypass(parts.hostname or ""):
+            parts = urlsplit(urllib.request.getproxies().get(parts.scheme) or endpoint())
+        address = parts.hostname or "invalid.", parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection(address, timeout).close()
         _reachable = True
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # the latter for an address that is none
         _reachable = False
     return _reachable
 
@@ -112,8 +120,7 @@ def _download(model: Model) -> Path:
             raise _refusal(model, error.__cause__.response.status_code) from error
         raise Problem("offline", model=model.id) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise Problem("disk_full" if full else "cut_off", model=model.id) from error
+        raise Problem(_DISK.get(error.errno, "cut_off"), model=model.id) from error
     except (httpx2.HTTPError, errors.XetDownloadError, RuntimeError) as error:
         raise Problem("cut_off", model=model.id) from error
     if where := folder(model):

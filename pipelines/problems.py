@@ -40,6 +40,7 @@ SENTENCES = {
     "cut_off": "The download of {model} broke off; try again.",
     "hash_mismatch": "{file} of {model} is not the expected file and was deleted; try again or pick another model.",
     "disk_full": "There is no room on the disk to download {model}; free some and try again.",
+    "cache_locked": "{model} cannot be saved: the cache folder of huggingface_hub is write-protected; change that first.",
     # pictures
     "no_picture": "There is no picture; draw or open one first.",
     "picture_unreadable": "This file is not a picture that can be read here; use PNG, JPEG, WebP, GIF, BMP or TIFF.",
@@ -49,7 +50,8 @@ SENTENCES = {
     "picture_depth": "The numbers in this picture have no agreed range; save it as a PNG with 8 or 16 bits.",
     # drawings
     "empty_drawing": "The drawing is empty; draw something first.",
-    "bad_drawing": "This is not a drawing; a drawing has at most {points} points with whole coordinates from 0 to {size}.",
+    "bad_drawing": "This is not a drawing; a drawing has at most {points} points "
+    "with whole coordinates from 0 to {size}.",
     "blank_picture": "Nothing in this picture stands out from its background.",
     # recipes
     "no_recipe": "This picture carries no recipe; only pictures made and saved by this app do.",

@@ -60,17 +60,17 @@ MODELS = (
     _bundled("vae-digits-2d-beta0.1", CC_BY_SA_3),
     _bundled("vae-digits-2d-beta4", CC_BY_SA_3),
     _bundled("vae-digits-2d-beta10", CC_BY_SA_3),
-    _photo("sd-vae-ft-mse", "stabilityai/sd-vae-ft-mse", 2022, 3000, "31f26fdeee1355a5c34592e401dd41e45d25a493",
+    _photo("sd-vae-ft-mse", "stabilityai/sd-vae-ft-mse", 2022, 1500, "31f26fdeee1355a5c34592e401dd41e45d25a493",
            WEIGHTS, "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
-    _photo("taesd", "madebyollin/taesd", 2023, 500, "614f76814bbe30edbe2e627ace1c2234c81a2c0e",
+    _photo("taesd", "madebyollin/taesd", 2023, 300, "614f76814bbe30edbe2e627ace1c2234c81a2c0e",
            WEIGHTS, "db169d69145ec4ff064e49d99c95fa05d3eb04ee453de35824a6d0f325513549"),
-    _photo("taesdxl", "madebyollin/taesdxl", 2023, 500, "b20258aaef75ef61e659c1e0f14f251cf0ad153e",
+    _photo("taesdxl", "madebyollin/taesdxl", 2023, 300, "b20258aaef75ef61e659c1e0f14f251cf0ad153e",
            WEIGHTS, "ff4824aca94dd6111e0340fa749347fb74101060d9712cb5ef1ca8f1cf17502f"),
-    _photo("taesd3", "madebyollin/taesd3", 2024, 500, "d58dcaccd2b36fcb7a6b9e93c1cc507acab5a778",
+    _photo("taesd3", "madebyollin/taesd3", 2024, 300, "d58dcaccd2b36fcb7a6b9e93c1cc507acab5a778",
            WEIGHTS, "6f79c1397cb9ce1dac363722dbe70147aee0ccca75e28338f8482fe515891399"),
-    _photo("taef1", "madebyollin/taef1", 2024, 500, "b1b2d00e9e440cfbf3dedb34266864da86016ceb",
+    _photo("taef1", "madebyollin/taef1", 2024, 300, "b1b2d00e9e440cfbf3dedb34266864da86016ceb",
            WEIGHTS, "47a6c2bff850da04b267cab70fe3553fef57255eb9a8e76852baa0a87850e54d"),
-    _photo("taef2", "madebyollin/taef2", 2025, 500, "bd244ebfe4398c84fbf312a2f1c868c676b500e3",
+    _photo("taef2", "madebyollin/taef2", 2025, 300, "bd244ebfe4398c84fbf312a2f1c868c676b500e3",
            TAEF2, "701d31c0ecbef3b609fe236e2e3a65ffb17f3a94237acdd771e8ea3194df557a"),
 )
 # fmt: on
@@ -126,7 +126,7 @@ def register_folder(path: str | Path) -> Model:
     if not weights:
         raise Problem("folder_pickle", folder=path.name)
     # fp16 weights grow to fp32 in memory; the rest is what a wrapper needs to work.
-    memory_mb = 100 + 2 * sum((path / name).stat().st_size for name in weights) // 2**20
+    memory_mb = 200 + 2 * sum((path / name).stat().st_size for name in weights) // 2**20
     with _lock:
         known = {model.path: id for id, model in _own.items()}
         names = (f"local/{path.name}{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))

@@ -84,6 +84,11 @@ def test_first_frame_of_an_animation(kind):
     assert open_picture(data).getpixel((5, 5)) == RED
 
 
+def test_two_pictures_in_one_jpeg():
+    """As phones write them: a photo and its depth or its thumbnail."""
+    assert open_picture(saved(photo(), "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])).size == (60, 40)
+
+
 def test_cmyk():
     image = open_picture(saved(photo().convert("CMYK"), "JPEG", quality=95))
     assert np.abs(np.array(image.getpixel((10, 20)), int) - RED).max() <= 8

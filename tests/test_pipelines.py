@@ -1,5 +1,6 @@
 """load(), the registry and the hub: real tiny models, a hub on this machine, no network."""
 
+import ast
 import dataclasses
 import errno
 import gc
@@ -7,6 +8,7 @@ import hashlib
 import json
 import pickle
 import re
+import string
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import pipelines
-from pipelines import Problem, registry
+from pipelines import Problem, problems, registry
 from pipelines import hub as hub_files
 from tests import hub as fake
 
@@ -145,6 +147,24 @@ def test_problems_travel_between_processes():
     assert (problem.code, str(problem)) == ("out_of_range", "psi is nan; it must lie between 0 and 1.")
 
 
+def test_every_problem_is_raised_with_the_fields_of_its_sentence():
+    fields = {
+        code: {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
+        for code, sentence in problems.SENTENCES.items()
+    }
+    sources = [file.read_text("utf-8") for room in ("pipelines", "apps") for file in (REPO / room).rglob("*.py")]
+    for source in sources:
+        for call in ast.walk(ast.parse(source)):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Problem" and call.args:
+                codes = {
+                    node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)
+                } & fields.keys()
+                for code in codes:
+                    assert {keyword.arg for keyword in call.keywords} == fields[code], ast.unparse(call)
+    every = "".join(sources)
+    assert [code for code in fields if every.count(f'"{code}"') < 2] == []  # one is the sentence itself
+
+
 def test_what_people_type_is_shortened_in_sentences():
     sentence = str(Problem("unknown_model", model="x\n\x00<b>" * 10000))
     assert len(sentence) < 150 and "\n" not in sentence
@@ -219,12 +239,21 @@ def test_gated_models_show_it_before_anyone_tries(hub, monkeypatch):
     assert pipelines.status(model) is None
 
 
-def test_full_disk(hub, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.ENOSPC, "disk_full"), (errno.EROFS, "cache_locked"), (errno.EIO, "cut_off")]
+)
+def test_disks_that_fail(hub, monkeypatch, number, expected):
+    def fail(*_, **__):
+        raise OSError(number, "a message with /a/path")
 
-    monkeypatch.setattr("huggingface_hub.file_download._download_to_tmp_and_move", full)
-    assert code(pipelines.load, "test-tiny") == "disk_full"
+    monkeypatch.setattr("huggingface_hub.file_download._download_to_tmp_and_move", fail)
+    assert code(pipelines.load, "test-tiny") == expected
+
+
+def test_an_endpoint_that_is_none(hub, monkeypatch):
+    for url in ("nonsense", "http://", "http://[", "http://127.0.0.1:99999"):
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        assert code(pipelines.load, "test-tiny") == "offline"
 
 
 def test_two_threads_load_once(hub):
