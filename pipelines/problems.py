@@ -40,7 +40,7 @@ SENTENCES = {
     "cut_off": "The download of {model} broke off; try again.",
     "hash_mismatch": "{file} of {model} is not the expected file and was deleted; try again or pick another model.",
     "disk_full": "There is no room on the disk to download {model}; free some and try again.",
-    "cache_locked": "{model} cannot be saved: the cache folder of huggingface_hub is write-protected; change that first.",
+    "cache_locked": "{model} cannot be saved: the folder for downloads is write-protected; change that first.",
     # pictures
     "no_picture": "There is no picture; draw or open one first.",
     "picture_unreadable": "This file is not a picture that can be read here; use PNG, JPEG, WebP, GIF, BMP or TIFF.",
