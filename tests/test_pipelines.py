@@ -124,6 +124,9 @@ print(*sys.modules)
 """
     loaded = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True).stdout
     assert "pipelines.hub" in loaded.split()
+    script = "import sys, pipelines.recipe, pipelines.pictures; print(*sys.modules)"  # the app needs these, too
+    light = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "diffusers", "numpy"} & set(light.split())
     assert not {"torch", "numpy", "diffusers", "huggingface_hub", "PIL", "safetensors"} & set(loaded.split())
 
 
