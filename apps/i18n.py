@@ -1,0 +1,80 @@
+"""Every visible string, in German and English.
+
+`locales/<lang>.yaml` hold the same nested keys. `t(key)` marks a string that the browser translates (labels, texts, choices);
+`say(key, lang, ...)` translates in Python (toasts, status lines, pictures); `language(request)` says what this person reads.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import gradio as gr
+import yaml
+
+from pipelines.problems import Problem
+
+LANGUAGES = ("de", "en")
+COOKIE = "trugbild_lang"
+default = None  # `--lang`: for people whose link and switch say nothing; else their browser decides
+
+
+@cache
+def texts(lang: str) -> dict[str, str]:
+    """`lang` in LANGUAGES -> {"shell.share": "Teilen", ...}: the file's tree as flat keys."""
+
+    def flatten(tree: dict, prefix: str = ""):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from flatten(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value.rstrip("\n")
+
+    file = Path(__file__).parent / "locales" / f"{lang}.yaml"
+    return dict(flatten(yaml.load(file.read_text("utf-8"), yaml.CSafeLoader)))
+
+
+@cache
+def browser_texts() -> gr.I18n:
+    """All texts for the browser: goes to `launch(i18n=...)`."""
+    return gr.I18n(**{lang: texts(lang) for lang in LANGUAGES})
+
+
+def t(key: str):
+    """A string the browser shows in its language. A key without text is a KeyError at start, not a hole in the page."""
+    texts("en")[key]
+    return browser_texts()(key)
+
+
+def say(key: str, lang: str, **values) -> str:
+    """The text of `key` in `lang`, filled with `values`."""
+    return texts(lang)[key].format(**values)
+
+
+def sentence(problem: Problem, lang: str) -> str:
+    """What went wrong, for the person: names of settings in their language, numbers as they would write them."""
+    return say(f"problems.{problem.code}", lang, **{k: _spoken(v, lang) for k, v in problem.values.items()})
+
+
+def _spoken(value, lang: str) -> str:
+    if isinstance(value, float):
+        value = f"{value:.10g}".replace(".", "," if lang == "de" else ".")
+    text = str(value)
+    name = texts(lang).get(f"names.{text}", text)
+    return name if len(name) <= 80 else name[:79] + "…"
+
+
+def choose(query: str | None, cookie: str | None, accept: str | None) -> str:
+    """The order of precedence: the link, the switch (a cookie), `--lang`, the browser's list, English."""
+    for wish in (query, cookie, default):
+        if wish in LANGUAGES:
+            return wish
+    for part in (accept or "").lower().split(","):
+        if (tag := part.split(";")[0].strip()[:2]) in LANGUAGES:
+            return tag
+    return "en"
+
+
+def language(request: gr.Request | None) -> str:
+    """The language of the page (or API client) that sent this event; the page sends its query with every event."""
+    if request is None or request.request is None:
+        return default or "en"
+    return choose(request.query_params.get("lang"), request.cookies.get(COOKIE), request.headers.get("accept-language"))

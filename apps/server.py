@@ -1,0 +1,88 @@
+"""What the app answers besides gradio: our files, health, metrics; and what every page gets before gradio's own scripts run."""
+
+import html
+import json
+import time
+from pathlib import Path
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.requests import Request, cookie_parser
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from apps import i18n
+
+ASSETS = Path(__file__).parent / "assets"
+MAX_UPLOAD = "40mb"
+UPLOADS_KEPT = 600  # seconds
+_started = time.time()
+_pages = dict.fromkeys(i18n.LANGUAGES, 0)
+
+
+def _health(_: Request) -> JSONResponse:
+    return JSONResponse({"status": "ok", "uptime_s": round(time.time() - _started)})
+
+
+def _metrics(_: Request) -> PlainTextResponse:
+    lines = ["# TYPE trugbild_pages_total counter"]
+    lines += [f'trugbild_pages_total{{lang="{lang}"}} {count}' for lang, count in _pages.items()]
+    return PlainTextResponse("\n".join([*lines, ""]))
+
+
+def routes() -> list:
+    """For `launch(app_kwargs={"routes": ...})`."""
+    return [
+        Mount("/trugbild", StaticFiles(directory=ASSETS)),
+        Route("/health", _health),
+        Route("/metrics", _metrics),
+    ]
+
+
+class PageMiddleware:
+    """Writes the language, our style sheet and script into the page's head, before anything of gradio's runs.
+
+    gradio translates in the browser by `navigator.language` and knows no `?lang=`: so that is what we set.
+    """
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
+            return await self.app(scope, receive, send)
+        headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
+        cookies = cookie_parser(headers.get("cookie", ""))
+        lang = i18n.choose(query.get("lang"), cookies.get(i18n.COOKIE), headers.get("accept-language"))
+        # The page must reach us readable; compression of 200 kB is not worth a second code path.
+        scope = {**scope, "headers": [(k, v) for k, v in scope["headers"] if k != b"accept-encoding"]}
+        start, body = None, b""
+
+        async def rewrite(message):
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            if start["status"] == 200:
+                _pages[lang] += 1
+                body = _page(body.decode(), lang, query.get("lecture") == "1").encode()
+            kept = [(k, v) for k, v in start["headers"] if k != b"content-length"]
+            await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
+            await send({"type": "http.response.body", "body": body})
+
+        return await self.app(scope, receive, rewrite)
+
+
+def _page(page: str, lang: str, lecture: bool) -> str:
+    words = {k.removeprefix("shell."): v for k, v in i18n.texts(lang).items() if k.startswith("shell.")}
+    description = html.escape(i18n.say("shell.tagline", lang), quote=True)
+    head = f"""<head>
+<script>for (const [k, v] of [["language", "{lang}"], ["languages", ["{lang}"]]]) Object.defineProperty(navigator, k, {{get: () => v}});
+window.trugbild = {{lang: "{lang}", words: {json.dumps(words).replace("<", chr(92) + "u003c")}}};</script>
+<link rel="stylesheet" href="trugbild/shell.css"><script src="trugbild/shell.js"></script>
+<meta name="description" content="{description}">"""
+    classes = ' class="lecture"' if lecture else ""
+    return page.replace('<html\n\tlang="en"', f'<html\n\tlang="{lang}"{classes}', 1).replace("<head>", head, 1)

@@ -1,0 +1,160 @@
+"""The page: header, notice, tabs from TABS, footer; and how a link or a saved picture opens a state."""
+
+import base64
+import binascii
+import contextlib
+import importlib
+import json
+from collections.abc import Callable
+from urllib.parse import parse_qsl
+
+import gradio as gr
+import segno
+
+from apps import server
+from apps.i18n import browser_texts, language, say, sentence, t
+from apps.links import MAX_QUERY, Tab
+from apps.theme import Trugbild
+from pipelines import recipe
+from pipelines.problems import Problem, choice
+
+TABS = ("vae_playground",)  # the order on the page; each is a module of apps with build(load) -> links.Tab
+MAX_QR = 1800  # characters; beyond that the squares are too small for the last row
+
+_ICONS = {
+    "dark": '<svg viewBox="0 0 24 24" fill="currentColor"><path d="M12 3a9 9 0 1 0 9 9 7 7 0 0 1-9-9z"/></svg>',
+    "lecture": '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2"><path d="M4 9V4h5m6 0h5v5m0 6v5h-5m-6 0H4v-5"/></svg>',
+}
+
+
+class Header(gr.HTML):
+    """Name, open a picture, share, controls, lecture mode, light or dark, language. What it does is in assets/shell.js."""
+
+    def __init__(self, open_picture: Callable, warm: Callable):
+        round_ = "".join(
+            f'<button class="round" data-action="{name}" title="${{trugbild.words.{name}}}" aria-label="${{trugbild.words.{name}}}">{icon}</button>'
+            for name, icon in _ICONS.items()
+        )
+        super().__init__(
+            html_template=f"""<div class="shell">
+<div class="wordmark" data-text="Trugbild">Trugbild</div><div class="tagline">${{trugbild.words.tagline}}</div>
+<nav><button data-action="open">${{trugbild.words.open}}</button><button data-action="share">${{trugbild.words.share}}</button>
+<button data-action="controls">${{trugbild.words.controls}}</button>{round_}
+<span class="languages"><button data-action="de" data-lang="de" lang="de">DE</button><button data-action="en" data-lang="en" lang="en">EN</button></span></nav>
+<input type="file" accept="image/png,image/webp" hidden>
+<dialog><h2>${{trugbild.words.share_title}}</h2><input data-link readonly><div data-qr></div>
+<div class="row"><button data-action="copy">${{trugbild.words.copy}}</button><button data-action="close">${{trugbild.words.close}}</button></div></dialog></div>""",
+            js_on_load="trugbild.header(element, server)",
+            server_functions=[qr, open_picture, warm],
+            elem_id="header",
+            apply_default_css=False,
+        )
+
+
+def qr(link: str, request: gr.Request) -> dict:
+    """A link as an SVG for the back row."""
+    lang = language(request)
+    if not isinstance(link, str) or len(link) > MAX_QR:
+        return {"problem": say("shell.link_too_long", lang)}
+    return {"svg": segno.make(link, error="m").svg_inline(scale=8, border=3, omitsize=True)}
+
+
+def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
+    """The whole page with these tabs; `load` is what they compute with (pipelines.load, or a stand-in in tests)."""
+    with gr.Blocks(title="Trugbild", analytics_enabled=False, delete_cache=(60, server.UPLOADS_KEPT)) as demo:
+        tabs: dict[str, Tab] = {}
+
+        def open_picture(message: dict, request: gr.Request) -> dict:
+            """A saved picture (as a data URL) -> the link that shows how it was made, or why not."""
+            lang = language(request)
+            try:
+                data = base64.b64decode(message["data"].partition(",")[2], validate=True)
+                found = recipe.read(data)
+                tab = tabs[choice("tab", found.tab, list(tabs))]
+                values = {"model": found.model, **found.settings}
+                if found.seed is not None:
+                    values["seed"] = found.seed
+                query = tab.query(values)
+                if wrong := tab.read(dict(parse_qsl(query)))[1]:
+                    raise wrong[0]
+                return {"query": f"?{query}"}
+            except Problem as problem:
+                return {"problem": sentence(problem, lang)}
+            except (binascii.Error, KeyError, TypeError, AttributeError, ValueError):
+                return {"problem": sentence(Problem("recipe_broken", field="file"), lang)}
+
+        def warm(_) -> None:
+            """Loads the open tab's usual model before it is asked for. What is wrong with it is said when it is."""
+            with contextlib.suppress(Exception):
+                load(next(p.default for p in tabs[names[0]].params if p.name == "model"))
+
+        Header(open_picture, warm)
+        gr.HTML(elem_id="notice")
+        notices = gr.Textbox(visible=False)
+        with gr.Tabs(selected=names[0], elem_classes="shell-tabs") as shell_tabs:
+            for name in names:
+                with gr.Tab(t(f"tabs.{name}"), id=name) as tab:
+                    tabs[name] = importlib.import_module(f"apps.{name}").build(load)
+                tab.select(None, js=f"() => trugbild.select('{name}')")
+        gr.HTML(t("shell.footer"), elem_classes="card")
+
+        outputs, opened = [], gr.Textbox(visible=False)
+        for tab in tabs.values():
+            outputs += [tab.sections, tab.current, *(p.component for p in tab.params), *tab.welcomed]
+
+        def restore(request: gr.Request):
+            """What the link says goes into the inputs; what it says wrongly becomes a notice."""
+            lang, query = language(request), dict(request.query_params)
+            problems, updates, name = [], [], query.get("tab", names[0])
+            try:
+                if len(str(request.query_params)) > MAX_QUERY:
+                    query = {}
+                    raise Problem("too_long", name="link", length=len(str(request.query_params)), most=MAX_QUERY)
+                choice("tab", name, names)
+            except Problem as problem:
+                problems, name = [problem], names[0]
+            for stem, tab in tabs.items():
+                values, wrong = tab.read(query if stem == name else {})
+                problems += wrong
+                asked = stem == name and any(key == "section" or key in values for key in query)
+                updates += [gr.Tabs(selected=values["section"]), values["section"] if asked else ""]
+                updates += [values[p.name] for p in tab.params] if asked else [gr.skip()] * len(tab.params)
+                updates += tab.welcome(values, lang)
+                if stem == name:
+                    address = tab.query(values)
+            return [gr.Tabs(selected=name), " ".join(sentence(p, lang) for p in problems[:3]), address, *updates]
+
+        loaded = demo.load(
+            restore, None, [shell_tabs, notices, opened, *outputs], api_visibility="private", show_progress="hidden"
+        )
+        loaded.then(
+            None,
+            [notices, opened],
+            None,
+            js="(notice, query) => { trugbild.opened(query); if (notice) trugbild.notice(notice); }",
+        )
+        for tab in tabs.values():
+            inputs = [p.component for p in tab.params]
+            standard = {p.name: p.default for p in tab.params}
+            js = f"(...values) => trugbild.changed('{tab.stem}', {json.dumps(standard)}, values)"
+            gr.on([c.change for c in inputs], None, inputs, None, js=js)
+    return demo
+
+
+def launch(demo: gr.Blocks, **kwargs):
+    """gr.Blocks.launch with what makes it Trugbild: look, texts, routes, limits, privacy."""
+    demo.queue(max_size=64, api_open=True)
+    return demo.launch(
+        theme=Trugbild(),
+        i18n=browser_texts(),
+        ssr_mode=False,
+        run_history=False,
+        footer_links=[],
+        enable_monitoring=False,
+        show_error=False,
+        pwa=False,
+        max_file_size=server.MAX_UPLOAD,
+        favicon_path=server.ASSETS / "favicon.png",
+        app_kwargs={"routes": server.routes(), "middleware": [(server.PageMiddleware, (), {})]},
+        **kwargs,
+    )

@@ -1,0 +1,373 @@
+"""Controls that several tabs use, and `handler`, through which everything a tab computes is called."""
+
+import base64
+import functools
+import html
+import inspect
+import io
+import json
+import logging
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import gradio as gr
+from PIL import Image
+
+from apps import drawing
+from apps.i18n import language, say, sentence, t, texts
+from pipelines import registry
+from pipelines.hub import status as availability
+from pipelines.pictures import open_picture
+from pipelines.problems import Problem
+
+_log = logging.getLogger(__name__)
+COMPUTE = {
+    "concurrency_id": "compute",
+    "concurrency_limit": 1,
+}  # one queue lane: two cores do not draw two things faster
+QUICK = {**COMPUTE, "trigger_mode": "always_last", "show_progress": "hidden"}  # follows a finger: the newest input wins
+MAX_SEED = 2**32 - 1
+_SAVE = '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2.2"><path d="M12 4v11m-5-5 5 5 5-5M5 20h14"/></svg>'
+
+
+def handler(fn: Callable, section: str | None = None) -> Callable:
+    """fn(..., lang) -> what gradio calls: `lang` comes from the request, a Problem becomes a sentence in that language.
+
+    With `section` the first value is the section that is open, and nothing happens unless it is that one. Anything else that goes wrong is our mistake: it goes to the log, and the person learns no more than that.
+    """
+    inner = inspect.signature(fn)
+    has_lang = "lang" in inner.parameters
+    request = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+    opened = [inspect.Parameter("opened", inspect.Parameter.POSITIONAL_OR_KEYWORD)] if section else []
+    names = opened + [p for name, p in inner.parameters.items() if name not in ("lang", "on_step")]
+
+    def told(error: Exception, lang: str) -> gr.Error:
+        if isinstance(error, gr.Error):
+            return error
+        if isinstance(error, Problem):
+            text = sentence(error, lang)
+        else:
+            _log.exception("%s failed", fn.__qualname__, exc_info=error)
+            text = say("shell.unexpected", lang)
+        return gr.Error(text, title=say("shell.problem", lang), print_exception=False, duration=12)
+
+    def split(args):
+        lang = language(args[-1])
+        return args[:-1], {"lang": lang} if has_lang else {}, lang
+
+    if inspect.isgeneratorfunction(fn):
+
+        def call(*args):
+            values, keywords, lang = split(args)
+            try:
+                yield from fn(*values, **keywords)
+            except Exception as error:
+                raise told(error, lang) from None
+    else:
+
+        def call(*args):
+            values, keywords, lang = split(args)
+            if section and values[0] != section:
+                return gr.skip()
+            try:
+                return fn(*values[len(opened) :], **keywords)
+            except Exception as error:
+                raise told(error, lang) from None
+
+    functools.update_wrapper(call, fn, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    del call.__wrapped__
+    # A default would make gradio pass fewer values; the request is always last.
+    call.__signature__ = inspect.Signature([p.replace(default=inspect.Parameter.empty) for p in names] + [request])
+    call.__annotations__ = {"request": gr.Request}
+    return call
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------------
+
+
+class Figure(NamedTuple):
+    """One picture with what stands below it: `data` is a PNG or WebP as it is saved, recipe included."""
+
+    data: bytes
+    caption: str
+    name: str = ""  # of the saved file; without it there is nothing to save
+    pixels: bool = False  # show the pixels as squares
+
+
+def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 150) -> str:
+    """Pictures in a row that wraps, as HTML. `least` is the width in px below which they wrap."""
+
+    def one(item: Figure) -> str:
+        kind = _kind(item.data)
+        source = f"data:image/{kind};base64,{base64.b64encode(item.data).decode()}"
+        hint = html.escape(say("shell.save", lang), quote=True)
+        save = f'<a class="save" href="{source}" download="{item.name}.{kind}" title="{hint}" aria-label="{hint}">{_SAVE}</a>'
+        alt = html.escape(html.unescape(_plain(item.caption)) or item.name, quote=True)
+        shown = f'<img src="{source}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
+        caption = f"<figcaption>{item.caption}</figcaption>" if item.caption else ""
+        return f'<figure><div class="frame">{shown}</div>{save if item.name else ""}{caption}</figure>'
+
+    return f'<div class="figures{" big" if big else ""}" style="--least:{least}px">{"".join(map(one, items))}</div>'
+
+
+def _kind(data: bytes) -> str:
+    return "webp" if data[:4] == b"RIFF" else "png"
+
+
+def _plain(markup: str) -> str:
+    return markup.replace("<b>", "").replace("</b>", "").replace("<br>", " ")
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture of which there is nothing to tell: thumbnails, differences."""
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def status(lang: str, done: int = 0, total: int = 0, since: float = 0.0, text: str = "") -> str:
+    """The line above a result: how far the work is and how long it still takes, or `text`."""
+    if not total:
+        return f'<div class="status" role="status">{html.escape(text)}</div>'
+    left = (time.monotonic() - since) / max(done, 1) * (total - done)
+    words = say("shell.progress", lang, done=done, total=total, left=max(1, round(left)))
+    return f'<div class="status" role="status"><progress max="{total}" value="{done}"></progress>{words}</div>'
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> str:
+    """Names and numbers in a row."""
+    return '<div class="facts">' + "".join(f"<span>{name} <b>{value}</b></span>" for name, value in pairs) + "</div>"
+
+
+def decimal(value: float, lang: str, digits: int = 2) -> str:
+    """1.5 -> "1,50" in German; a minus is a minus."""
+    text = f"{value:.{digits}f}".replace("-", "−")
+    return text.replace(".", ",") if lang == "de" else text
+
+
+class Result(NamedTuple):
+    """What a tab computes: pictures as they are saved, and numbers about them."""
+
+    figures: list[Figure]
+    numbers: dict[str, float | list[float]] = {}
+
+
+def endpoint(fn: Callable, inputs: list, api_name: str) -> None:
+    """fn(*inputs, lang) -> Result as an API endpoint of its own: the files, and the numbers as JSON."""
+
+    def call(*args):
+        result = fn(*args)
+        folder = Path(tempfile.mkdtemp(prefix="api-", dir=tempfile.gettempdir()))
+        paths = []
+        for i, item in enumerate(result.figures):
+            paths.append(folder / f"{i}-{item.name or 'picture'}.{_kind(item.data)}")
+            paths[-1].write_bytes(item.data)
+        return [str(path) for path in paths], result.numbers
+
+    call.__signature__, call.__doc__, call.__qualname__ = inspect.signature(fn), fn.__doc__, api_name
+    files = gr.File(visible=False, file_count="multiple", label="pictures")
+    numbers = gr.JSON(visible=False, label="numbers")
+    gr.Button(visible=False).click(handler(call), inputs, [files, numbers], api_name=api_name, **COMPUTE)
+
+
+def follow(work: Callable[[Callable], object]) -> Iterator[tuple]:
+    """Runs work(on_step) beside and yields (i, n, preview) for each step, at the end (None, None, what it returned).
+
+    Whoever closes this generator (Stop, a page that went away) makes the next `on_step` raise, so work ends within one step.
+    """
+    events, stopped = queue.SimpleQueue(), threading.Event()
+
+    class Stopped(BaseException):
+        pass
+
+    def on_step(i, n, preview):
+        if stopped.is_set():
+            raise Stopped
+        events.put((i, n, preview))
+
+    def run():
+        try:
+            events.put((None, None, work(on_step)))
+        except Stopped:
+            pass
+        except BaseException as error:
+            events.put(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while True:
+            event = events.get()
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+            if event[0] is None:
+                return
+    finally:
+        stopped.set()
+        thread.join()
+
+
+# ---- inputs --------------------------------------------------------------------------------------------------------
+
+
+class _Unchecked:
+    """gradio refuses values outside a control's range in English; the pipeline refuses them in the person's language."""
+
+    def preprocess(self, payload):
+        return payload
+
+    def get_block_name(self) -> str:
+        return type(self).__name__.lower()
+
+
+class Slider(_Unchecked, gr.Slider):
+    pass
+
+
+class Number(_Unchecked, gr.Number):
+    pass
+
+
+class Dropdown(_Unchecked, gr.Dropdown):
+    pass
+
+
+class Radio(_Unchecked, gr.Radio):
+    pass
+
+
+class Plane(gr.HTML):
+    """A square of latent space: dots or decodings, one point to drag. Value: see `trugbild.plane` in assets/shell.js."""
+
+    def __init__(self, value: dict | None = None, fixed: bool = False, **kwargs):
+        super().__init__(
+            value,
+            html_template=f'<div class="pad" data-fixed="{int(fixed)}"><canvas tabindex="0" role="application"></canvas></div>'
+            '<div class="legend"></div>',
+            js_on_load="trugbild.plane(element, props, trigger, watch)",
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict:
+        return {"type": "object", "properties": {"x": {"type": "number"}, "y": {"type": "number"}}}
+
+    def example_payload(self) -> dict:
+        return {"x": 0.3, "y": -1.2}
+
+    example_value = example_payload
+
+
+class Examples(gr.HTML):
+    """A pad to draw on above small pictures to choose from. Value: codes joined by commas (`many`: several of them)."""
+
+    def __init__(self, value: str = "", pad: bool = True, many: bool = False, **kwargs):
+        canvas = (
+            '<div class="pad"><canvas></canvas><div class="hint">${trugbild.words.draw_here}</div>'
+            '<button type="button" class="clear" data-clear>${trugbild.words.clear}</button></div>'
+        )
+        super().__init__(
+            value,
+            html_template=f'<div class="examples" data-many="{int(many)}">{canvas if pad else ""}'
+            f'<div class="thumbs">{_thumbs()}</div></div>',
+            js_on_load="trugbild.examples(element, props, trigger, watch)",
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+@functools.cache  # gradio builds a component anew whenever one of its properties changes
+def _thumbs() -> str:
+    return "".join(
+        f'<button type="button" data-code="{e["id"]}" data-kind="{"garment" if e["fashion"] else "digit"}" aria-label="{e["id"]}"'
+        f' aria-pressed="false"><img src="data:image/png;base64,{base64.b64encode(png(drawing.picture(e))).decode()}" alt=""></button>'
+        for e in drawing.examples()
+    )
+
+
+class PictureInput(gr.Image):
+    """Upload, camera or clipboard -> PIL RGB, read by `pipelines.pictures.open_picture`: bounded, turned upright, or a sentence."""
+
+    def __init__(self, **kwargs):
+        super().__init__(type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], **kwargs)
+
+    def get_block_name(self) -> str:
+        return "image"
+
+    def get_config(self) -> dict:  # gradio reads the names of properties from __init__
+        return {**super().get_config(), **super().get_config(gr.Image)}
+
+    def preprocess(self, payload) -> Image.Image | None:
+        if payload is None:
+            return None
+        try:
+            if payload.url and payload.url.startswith("data:"):
+                return open_picture(base64.b64decode(payload.url.partition(",")[2]))
+            return open_picture(payload.path)
+        except Problem as problem:
+            lang = language(gr.context.LocalContext.request.get())
+            raise gr.Error(sentence(problem, lang), title=say("shell.problem", lang), print_exception=False) from None
+
+
+def model_choices(tab: str, kind: str, lang: str) -> list[tuple[str, str]]:
+    """(name, id) of the models of a kind; what cannot be used here stays in the list and says why."""
+    choices = []
+    for model in registry.models(tab):
+        if model.kind == kind:
+            name = texts(lang).get(f"models.{model.id}", model.id)
+            problem = availability(model)
+            choices.append((f"{name} — {say('shell.' + _short(problem), lang)}" if problem else name, model.id))
+    return choices
+
+
+def _short(problem: Problem) -> str:
+    return {"gated": "needs_licence", "unauthorised": "needs_licence", "memory": "too_big"}.get(
+        problem.code, "needs_download"
+    )
+
+
+def about(model_id: str, lang: str) -> str:
+    """What is known of a model, as HTML: licence, size, year, why it cannot be used here, the figures of its card."""
+    model = registry.get(model_id)
+    name = texts(lang).get(f"models.{model.id}", model.id)
+    licence = html.escape(model.licence)
+    if model.licence_url:
+        licence = f'<a href="{html.escape(model.licence_url, quote=True)}" target="_blank" rel="noopener">{licence}</a>'
+    pairs = [(say("about.id", lang), html.escape(model.id)), (say("about.licence", lang), licence)]
+    if model.year:
+        pairs.append((say("about.year", lang), str(model.year)))
+    pairs.append((say("about.memory", lang), f"{model.memory_mb} MB"))
+    training = model.path / "training.json" if model.path else None
+    if training and training.is_file():
+        figures_ = json.loads(training.read_text("utf-8")).get("figures", {})
+        pairs += [
+            (texts(lang)[f"figures.{key}"], decimal(value, lang, 1 if abs(value) >= 10 else 3))
+            for key, value in figures_.items()
+            if f"figures.{key}" in texts(lang) and isinstance(value, int | float)
+        ]
+    problem = availability(model)
+    why = f"<p>{html.escape(sentence(problem, lang))}</p>" if problem else ""
+    return f'<div class="card"><div class="title">{html.escape(name)}</div>{facts(pairs)}{why}</div>'
+
+
+def seed_row(value: int = 0) -> tuple[gr.Number, gr.Button]:
+    """A seed and a die."""
+    with gr.Row(equal_height=True):
+        seed = Number(value, label=t("shell.seed"), precision=0, min_width=120, scale=3)
+        dice = gr.Button(t("shell.another_seed"), min_width=120, scale=2)
+    dice.click(None, None, seed, js="() => Math.floor(Math.random() * 4294967296)", api_visibility="private")
+    return seed, dice
+
+
+def run_row(label: str) -> tuple[gr.Button, gr.Button]:
+    """Start (Ctrl+Enter) and Stop (Esc)."""
+    with gr.Row():
+        run = gr.Button(label, variant="primary", elem_classes="run", scale=3)
+        stop = gr.Button(t("shell.stop"), variant="secondary", elem_classes="stop", scale=1, min_width=80)
+    return run, stop
