@@ -142,7 +142,8 @@ def _decode(rows, source: str, size: int, channels: int, fit: str) -> Images:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
+            square = image.crop((left, top, left + side, top + side))  # a box of resize() would see beyond its edge
+            image = square.resize((size, size), Image.Resampling.LANCZOS)
         pixels.append(torch.from_numpy(np.array(image)).reshape(size, size, channels).permute(2, 0, 1))
         for key, value in row.items():
             table.setdefault(key, []).append(value)
