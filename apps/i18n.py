@@ -1,7 +1,8 @@
 """Every visible string, in German and English.
 
-`locales/<lang>.yaml` hold the same nested keys. `t(key)` marks a string that the browser translates (labels, texts, choices);
-`say(key, lang, ...)` translates in Python (toasts, status lines, pictures); `language(request)` says what this person reads.
+`locales/<lang>.yaml` hold the same nested keys. `t(key)` marks a string that the browser translates (labels, texts,
+choices); `say(key, lang, ...)` translates in Python (toasts, status lines, captions); `language(request)` says what a
+person reads.
 """
 
 from functools import cache

@@ -1,7 +1,7 @@
 """A tab's whole state as a readable link: `/?tab=vae_playground&model=vae-digits-2d&x=0.3&y=-1.2&lang=de`.
 
-Each tab lists its `Param`s once. The browser writes them into the address bar (assets/shell.js), `read` turns a query back into
-values of the right type, `query` writes them in Python (recipes, "try this" links). Nothing is kept on the server.
+Each tab lists its `Param`s once. The browser writes them into the address bar (assets/shell.js), `read` turns a query
+back into values of the right type, `query` writes one in Python (for a recipe). Nothing is kept on the server.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from pipelines.problems import Problem, choice, number, whole
 
-# Not of a tab: which tab, the language, lecture mode, run at once; gradio's own are `view` and those with two underscores.
+# Not of a tab: which tab, language, lecture mode, run at once; gradio's own are `view` and those with two underscores.
 SHELL_KEYS = {"tab", "lang", "lecture", "run", "view"}
 MAX_QUERY = 16_000  # characters; a drawing takes about 200, servers refuse lines over 64 KiB
 
@@ -34,7 +34,7 @@ class Number:
         return (whole if self.whole else number)(name, value, self.low, self.high)
 
     def format(self, value: float | int) -> str:
-        return str(int(value)) if float(value).is_integer() else repr(round(float(value), 6))
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,9 @@ class Tab:
     current: Component  # hidden: the open section's name, set when there is something to draw in it
     welcome: Callable[[Mapping[str, Any], str], list]  # values, lang -> the first pictures and texts, for `welcomed`
     welcomed: list[Component]
+    check: Callable[
+        [Mapping[str, Any]], Any
+    ]  # raises Problem where values that are good by themselves do not go together
 
     def read(self, query: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
         """query -> (value of every param, what was wrong). A wrong value leaves its default: the page must open."""
@@ -114,6 +117,10 @@ class Tab:
                 values[name] = kinds[name].parse(name, text)
             except Problem as problem:
                 problems.append(problem)
+        try:
+            self.check(values)
+        except Problem as problem:
+            return {"section": self.section_names[0], **{p.name: p.default for p in self.params}}, [*problems, problem]
         return values, problems
 
     def query(self, values: Mapping[str, Any]) -> str:

@@ -16,7 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="trugbild", description="Live demos of generative image models.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for everyone in the network")
+    on_space = "SPACE_ID" in os.environ  # a Space of Hugging Face: a proxy asks, and nobody sits there
+    parser.add_argument(
+        "--host",
+        default="0.0.0.0" if on_space else "127.0.0.1",
+        help="address to listen on; 0.0.0.0 for everyone in the network",
+    )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="a public address through gradio's tunnel")
     parser.add_argument(
@@ -26,12 +31,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model", action="append", default=[], metavar="FOLDER", help="a model of your own (repeatable)"
     )
-    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
+    parser.add_argument("--no-browser", action="store_true", default=on_space, help="do not open the page")
     return parser.parse_args(argv)
 
 
 def upload_folder() -> str:
-    """Where gradio keeps uploads for a few minutes: in memory where the system has such a place (they may show people)."""
+    """Where gradio keeps uploads for a few minutes: in memory where the system has such a place."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 512 * 2**20
     folder = tempfile.mkdtemp(prefix="trugbild-", dir=memory if roomy else None)
@@ -49,16 +54,25 @@ def main(argv: list[str] | None = None) -> int:
     if not 0 < args.port < 65536:
         return stop(f"Port {args.port} does not exist; choose one from 1 to 65535.")
     with socket.socket(socket.AF_INET6 if ":" in args.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # the port of an app that just ended is free; elsewhere this takes ports that are not
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((args.host, args.port))
-        except (OSError, socket.gaierror):
+        except OSError:
             return stop(f"Port {args.port} on {args.host} is taken or not allowed; choose another with --port.")
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # runs what atexit knows
     # gradio reads these when it is imported, which takes seconds: so late, after what can be refused at once.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": upload_folder()}
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import pipelines
+
+    try:
+        pipelines.discover(Path(__file__).resolve().parents[1] / "runs")
+        for folder in args.model:
+            pipelines.register_folder(folder)
+    except pipelines.Problem as problem:
+        return stop(str(problem))
     from apps import i18n, shell
 
     if args.lang and args.lang not in i18n.LANGUAGES:
@@ -68,14 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         if name not in shell.TABS:
             return stop(f"There is no tab {name}; choose from {', '.join(shell.TABS)}.")
-    try:
-        pipelines.discover(Path(__file__).resolve().parents[1] / "runs")
-        for folder in args.model:
-            pipelines.register_folder(folder)
-    except pipelines.Problem as problem:
-        return stop(str(problem))
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # runs what atexit knows
     demo = shell.page(pipelines.load, names)
     _, url, _ = shell.launch(
         demo,

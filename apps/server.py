@@ -1,4 +1,4 @@
-"""What the app answers besides gradio: our files, health, metrics; and what every page gets before gradio's own scripts run."""
+"""What the app answers besides gradio: our files, health, metrics; and what every page gets before gradio's scripts."""
 
 import html
 import json
@@ -80,7 +80,8 @@ def _page(page: str, lang: str, lecture: bool) -> str:
     words = {k.removeprefix("shell."): v for k, v in i18n.texts(lang).items() if k.startswith("shell.")}
     description = html.escape(i18n.say("shell.tagline", lang), quote=True)
     head = f"""<head>
-<script>for (const [k, v] of [["language", "{lang}"], ["languages", ["{lang}"]]]) Object.defineProperty(navigator, k, {{get: () => v}});
+<script>for (const [name, value] of [["language", "{lang}"], ["languages", ["{lang}"]]])
+Object.defineProperty(navigator, name, {{get: () => value}});
 window.trugbild = {{lang: "{lang}", words: {json.dumps(words).replace("<", chr(92) + "u003c")}}};</script>
 <link rel="stylesheet" href="trugbild/shell.css"><script src="trugbild/shell.js"></script>
 <meta name="description" content="{description}">"""

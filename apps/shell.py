@@ -21,31 +21,15 @@ from pipelines.problems import Problem, choice
 TABS = ("vae_playground",)  # the order on the page; each is a module of apps with build(load) -> links.Tab
 MAX_QR = 1800  # characters; beyond that the squares are too small for the last row
 
-_ICONS = {
-    "dark": '<svg viewBox="0 0 24 24" fill="currentColor"><path d="M12 3a9 9 0 1 0 9 9 7 7 0 0 1-9-9z"/></svg>',
-    "lecture": '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2"><path d="M4 9V4h5m6 0h5v5m0 6v5h-5m-6 0H4v-5"/></svg>',
-}
-
 
 class Header(gr.HTML):
-    """Name, open a picture, share, controls, lecture mode, light or dark, language. What it does is in assets/shell.js."""
+    """Name, open a picture, share, lecture mode, light or dark, language: assets/header.html and assets/shell.js."""
 
-    def __init__(self, open_picture: Callable, warm: Callable):
-        round_ = "".join(
-            f'<button class="round" data-action="{name}" title="${{trugbild.words.{name}}}" aria-label="${{trugbild.words.{name}}}">{icon}</button>'
-            for name, icon in _ICONS.items()
-        )
+    def __init__(self, **server_functions: Callable):
         super().__init__(
-            html_template=f"""<div class="shell">
-<div class="wordmark" data-text="Trugbild">Trugbild</div><div class="tagline">${{trugbild.words.tagline}}</div>
-<nav><button data-action="open">${{trugbild.words.open}}</button><button data-action="share">${{trugbild.words.share}}</button>
-<button data-action="controls">${{trugbild.words.controls}}</button>{round_}
-<span class="languages"><button data-action="de" data-lang="de" lang="de">DE</button><button data-action="en" data-lang="en" lang="en">EN</button></span></nav>
-<input type="file" accept="image/png,image/webp" hidden>
-<dialog><h2>${{trugbild.words.share_title}}</h2><input data-link readonly><div data-qr></div>
-<div class="row"><button data-action="copy">${{trugbild.words.copy}}</button><button data-action="close">${{trugbild.words.close}}</button></div></dialog></div>""",
+            html_template=(server.ASSETS / "header.html").read_text("utf-8"),
             js_on_load="trugbild.header(element, server)",
-            server_functions=[qr, open_picture, warm],
+            server_functions=list(server_functions.values()),
             elem_id="header",
             apply_default_css=False,
         )
@@ -71,7 +55,9 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
                 data = base64.b64decode(message["data"].partition(",")[2], validate=True)
                 found = recipe.read(data)
                 tab = tabs[choice("tab", found.tab, list(tabs))]
-                values = {"model": found.model, **found.settings}
+                values = {**found.settings}
+                if "photo_model" not in values:  # a tab with two pickers says which one it was
+                    values["model"] = found.model
                 if found.seed is not None:
                     values["seed"] = found.seed
                 query = tab.query(values)
@@ -88,7 +74,7 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
             with contextlib.suppress(Exception):
                 load(next(p.default for p in tabs[names[0]].params if p.name == "model"))
 
-        Header(open_picture, warm)
+        Header(qr=qr, open_picture=open_picture, warm=warm)
         gr.HTML(elem_id="notice")
         notices = gr.Textbox(visible=False)
         with gr.Tabs(selected=names[0], elem_classes="shell-tabs") as shell_tabs:

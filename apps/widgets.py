@@ -1,6 +1,7 @@
 """Controls that several tabs use, and `handler`, through which everything a tab computes is called."""
 
 import base64
+import binascii
 import functools
 import html
 import inspect
@@ -8,14 +9,14 @@ import io
 import json
 import logging
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from apps import drawing
@@ -32,13 +33,13 @@ COMPUTE = {
 }  # one queue lane: two cores do not draw two things faster
 QUICK = {**COMPUTE, "trigger_mode": "always_last", "show_progress": "hidden"}  # follows a finger: the newest input wins
 MAX_SEED = 2**32 - 1
-_SAVE = '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2.2"><path d="M12 4v11m-5-5 5 5 5-5M5 20h14"/></svg>'
 
 
 def handler(fn: Callable, section: str | None = None) -> Callable:
     """fn(..., lang) -> what gradio calls: `lang` comes from the request, a Problem becomes a sentence in that language.
 
-    With `section` the first value is the section that is open, and nothing happens unless it is that one. Anything else that goes wrong is our mistake: it goes to the log, and the person learns no more than that.
+    With `section` the first value is the section that is open, and nothing happens unless it is that one. Anything else
+    that goes wrong is our mistake: it goes to the log, and the person learns no more than that.
     """
     inner = inspect.signature(fn)
     has_lang = "lang" in inner.parameters
@@ -104,9 +105,9 @@ def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 
 
     def one(item: Figure) -> str:
         kind = _kind(item.data)
-        source = f"data:image/{kind};base64,{base64.b64encode(item.data).decode()}"
+        source = data_url(item.data)
         hint = html.escape(say("shell.save", lang), quote=True)
-        save = f'<a class="save" href="{source}" download="{item.name}.{kind}" title="{hint}" aria-label="{hint}">{_SAVE}</a>'
+        save = f'<a class="save" href="{source}" download="{item.name}.{kind}" title="{hint}"></a>'
         alt = html.escape(html.unescape(_plain(item.caption)) or item.name, quote=True)
         shown = f'<img src="{source}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
         caption = f"<figcaption>{item.caption}</figcaption>" if item.caption else ""
@@ -128,6 +129,10 @@ def png(picture: Image.Image) -> bytes:
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
+
+
+def data_url(data: bytes) -> str:
+    return f"data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"
 
 
 def status(lang: str, done: int = 0, total: int = 0, since: float = 0.0, text: str = "") -> str:
@@ -157,28 +162,28 @@ class Result(NamedTuple):
     numbers: dict[str, float | list[float]] = {}
 
 
-def endpoint(fn: Callable, inputs: list, api_name: str) -> None:
+def endpoint(fn: Callable, inputs: list, api_name: str, description: str) -> None:
     """fn(*inputs, lang) -> Result as an API endpoint of its own: the files, and the numbers as JSON."""
 
-    def call(*args):
-        result = fn(*args)
-        folder = Path(tempfile.mkdtemp(prefix="api-", dir=tempfile.gettempdir()))
-        paths = []
+    def call(*args, **lang):
+        result, paths = fn(*args, **lang), []
         for i, item in enumerate(result.figures):
-            paths.append(folder / f"{i}-{item.name or 'picture'}.{_kind(item.data)}")
-            paths[-1].write_bytes(item.data)
-        return [str(path) for path in paths], result.numbers
+            name = f"{i}-{item.name or 'picture'}.{_kind(item.data)}"
+            paths.append(save_bytes_to_cache(item.data, name, get_upload_folder()))  # gradio clears it: `delete_cache`
+        return paths, result.numbers
 
-    call.__signature__, call.__doc__, call.__qualname__ = inspect.signature(fn), fn.__doc__, api_name
+    call.__signature__, call.__qualname__ = inspect.signature(fn), api_name
     files = gr.File(visible=False, file_count="multiple", label="pictures")
     numbers = gr.JSON(visible=False, label="numbers")
-    gr.Button(visible=False).click(handler(call), inputs, [files, numbers], api_name=api_name, **COMPUTE)
+    gr.Button(visible=False).click(
+        handler(call), inputs, [files, numbers], api_name=api_name, api_description=description, **COMPUTE
+    )
 
 
 def follow(work: Callable[[Callable], object]) -> Iterator[tuple]:
-    """Runs work(on_step) beside and yields (i, n, preview) for each step, at the end (None, None, what it returned).
+    """Runs work(on_step) beside; yields (i, n, preview) for each step, at the end (None, None, what it returned).
 
-    Whoever closes this generator (Stop, a page that went away) makes the next `on_step` raise, so work ends within one step.
+    Whoever closes this generator (Stop, a page that went away) makes the next `on_step` raise: work ends within a step.
     """
     events, stopped = queue.SimpleQueue(), threading.Event()
 
@@ -217,7 +222,7 @@ def follow(work: Callable[[Callable], object]) -> Iterator[tuple]:
 
 
 class _Unchecked:
-    """gradio refuses values outside a control's range in English; the pipeline refuses them in the person's language."""
+    """gradio refuses values outside a control's range in English; the pipeline does in the person's language."""
 
     def preprocess(self, payload):
         return payload
@@ -243,13 +248,13 @@ class Radio(_Unchecked, gr.Radio):
 
 
 class Plane(gr.HTML):
-    """A square of latent space: dots or decodings, one point to drag. Value: see `trugbild.plane` in assets/shell.js."""
+    """A square of latent space: dots or decodings, one point to drag (`trugbild.plane` in shell.js)."""
 
     def __init__(self, value: dict | None = None, fixed: bool = False, **kwargs):
         super().__init__(
             value,
-            html_template=f'<div class="pad" data-fixed="{int(fixed)}"><canvas tabindex="0" role="application"></canvas></div>'
-            '<div class="legend"></div>',
+            html_template=f'<div class="pad" data-fixed="{int(fixed)}"><canvas tabindex="0" role="application">'
+            '</canvas></div><div class="legend"></div>',
             js_on_load="trugbild.plane(element, props, trigger, watch)",
             apply_default_css=False,
             **kwargs,
@@ -284,15 +289,16 @@ class Examples(gr.HTML):
 
 @functools.cache  # gradio builds a component anew whenever one of its properties changes
 def _thumbs() -> str:
-    return "".join(
-        f'<button type="button" data-code="{e["id"]}" data-kind="{"garment" if e["fashion"] else "digit"}" aria-label="{e["id"]}"'
-        f' aria-pressed="false"><img src="data:image/png;base64,{base64.b64encode(png(drawing.picture(e))).decode()}" alt=""></button>'
-        for e in drawing.examples()
-    )
+    def thumb(example: dict) -> str:
+        kind, source = "garment" if example["fashion"] else "digit", data_url(png(drawing.picture(example)))
+        attributes = f'data-code="{example["id"]}" data-kind="{kind}" aria-label="{example["id"]}" aria-pressed="false"'
+        return f'<button type="button" {attributes}><img src="{source}" alt=""></button>'
+
+    return "".join(map(thumb, drawing.examples()))
 
 
 class PictureInput(gr.Image):
-    """Upload, camera or clipboard -> PIL RGB, read by `pipelines.pictures.open_picture`: bounded, turned upright, or a sentence."""
+    """Upload, camera or clipboard -> PIL RGB as `pipelines.pictures.open_picture` reads it, or its sentence."""
 
     def __init__(self, **kwargs):
         super().__init__(type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"], **kwargs)
@@ -308,7 +314,10 @@ class PictureInput(gr.Image):
             return None
         try:
             if payload.url and payload.url.startswith("data:"):
-                return open_picture(base64.b64decode(payload.url.partition(",")[2]))
+                try:
+                    return open_picture(base64.b64decode(payload.url.partition(",")[2], validate=True))
+                except binascii.Error:
+                    raise Problem("picture_unreadable") from None
             return open_picture(payload.path)
         except Problem as problem:
             lang = language(gr.context.LocalContext.request.get())

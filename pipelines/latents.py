@@ -1,4 +1,4 @@
-"""What lies beside a latent model and can be shown before torch is loaded: the codes of the test set, and the plane of decodings.
+"""What lies beside a latent model and can be shown before torch is loaded: codes of the test set, a grid of decodings.
 
 D is the model's latent dimension. A plane is spanned by two directions in latent space; a place on it is (x, y).
 """
@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .problems import Problem, choice
 
 SIDE = 28  # pixels of a picture
+MAX_SAMPLES, MAX_FRAMES = 64, 96
+MAX_TEMPERATURE, MAX_HOLE = 3.0, 0.8  # standard deviations; share of the side
+MODES = ("lerp", "slerp")
 
 
 class Latents:
@@ -33,13 +37,13 @@ class Latents:
 
     @property
     def axes(self) -> list[str]:
-        """Names of the directions: z1 .. zD, and for more than two dimensions the two principal components before them."""
+        """Names of the directions: z1 .. zD; for more than two dimensions the two principal components come first."""
         principal = ["pc1", "pc2"] if self.dimensions > 2 else []
         return principal + [f"z{i + 1}" for i in range(self.dimensions)]
 
     @functools.cached_property
     def _principal(self) -> np.ndarray:
-        """(2, D): the two directions of largest variance of the codes, signs fixed so that they do not flip between machines."""
+        """(2, D): the directions of largest variance of the codes, signs fixed so that they do not flip elsewhere."""
         _, _, directions = np.linalg.svd(self.codes - self.codes.mean(0), full_matrices=False)
         first = directions[:2]
         return first * np.sign(first[np.arange(2), np.abs(first).argmax(1)])[:, None]
@@ -62,7 +66,7 @@ class Latents:
         return codes @ np.stack([self.direction(across), self.direction(up)], axis=1)
 
     def radius(self, across: str, up: str) -> float:
-        """Half the side of the plane: what training chose for two dimensions, else so that 99 % of the codes are on it."""
+        """Half the plane's side: what training chose for two dimensions, else so that 99 % of the codes are on it."""
         if self.dimensions == 2 and self._plane:
             return float(self._plane["radius"])
         return max(3.0, math.ceil(np.quantile(np.abs(self.place(self.codes, across, up)), 0.99)))
@@ -74,18 +78,15 @@ class Latents:
 
     @functools.cached_property
     def tiles(self) -> Image.Image:
-        """The decodings on a grid of the plane, grid * 28 pixels square, "L"; the outermost lie on its edge, y points up."""
+        """Decodings on a grid of the plane, "L", grid * 28 pixels square; the outermost lie on its edge, y goes up."""
         return Image.open(self._tiles).convert("L")
 
-    def tile(self, x: float, y: float) -> Image.Image | None:
-        """The shipped decoding of a place that is a node of the grid, else None."""
-        if not self.grid:
-            return None
-        steps = [(v / self._plane["radius"] + 1) / 2 * (self.grid - 1) for v in (x, -y)]
-        column, row = (round(v) for v in steps)
-        if any(abs(v - round(v)) > 1e-6 or not 0 <= round(v) < self.grid for v in steps):
-            return None
-        return self.tiles.crop((column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE))
+    def tile(self, x: float, y: float) -> tuple[Image.Image, float, float]:
+        """The shipped decoding nearest to a place, and the place where it was made. Only where there is a grid."""
+        radius, last = self._plane["radius"], self.grid - 1
+        column, row = (min(max(round((v / radius + 1) / 2 * last), 0), last) for v in (x, -y))
+        tile = self.tiles.crop((column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE))
+        return tile, (2 * column / last - 1) * radius, (1 - 2 * row / last) * radius
 
 
 @functools.lru_cache(maxsize=16)
@@ -94,5 +95,10 @@ def _read(folder: Path, stamp: int) -> Latents:
 
 
 def read(folder: Path) -> Latents:
-    """The latents of a model folder, kept; read again when training has written them anew."""
-    return _read(folder, (folder / "codes.safetensors").stat().st_mtime_ns)
+    """The latents of a model folder, kept; read again when training has written them anew. Raises Problem."""
+    try:
+        return _read(folder, (folder / "codes.safetensors").stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise Problem("model_files_missing", model=folder.name) from None
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise Problem("model_broken", model=folder.name) from error

@@ -1,7 +1,7 @@
 """Small autoencoders one can look inside: encode, decode, walk between and add up codes.
 
-Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114) is the paper behind all of it. Pictures are PIL "L", 28 x 28, white on black;
-codes are numpy arrays (N, D). The photo autoencoders of latent diffusion are in photo_autoencoders.py.
+Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114) is the paper behind all of it. Pictures are PIL "L", 28 x 28,
+white on black; codes are numpy arrays (N, D). The photo autoencoders of latent diffusion: photo_autoencoders.py.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from pipelines.latents import SIDE, read
+from pipelines.latents import MAX_FRAMES, MAX_HOLE, MAX_SAMPLES, MAX_TEMPERATURE, MODES, SIDE, read
 from pipelines.models.vae import DenseVAE
 from pipelines.photo_autoencoders import PhotoAutoencoderPipeline
 from pipelines.problems import Problem, choice, number, whole
@@ -21,10 +21,7 @@ from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe
 from pipelines.registry import Model, revision
 from pipelines.runtime import generators, to_images, to_tensor
-
-MAX_SAMPLES, MAX_FRAMES = 64, 96
-MAX_TEMPERATURE = 3.0
-MODES = ("lerp", "slerp")
+from pipelines.weights import from_folder
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,11 @@ def from_model(model: Model, folder: Path) -> DiffusionPipeline:
     """What `pipelines.load` calls: the wrapper of a latent or a photo autoencoder."""
     if model.kind == "photo":
         return PhotoAutoencoderPipeline.from_model(model, folder)
-    return LatentPipeline(DenseVAE.from_pretrained(folder), model, folder)
+    return LatentPipeline(from_folder(DenseVAE, folder), model, folder)
 
 
 class LatentPipeline(DiffusionPipeline):
-    """A DenseVAE and the codes of its test set. Fast enough for a finger: a decoding takes about a millisecond on a CPU."""
+    """A DenseVAE and the codes of its test set; fast enough for a finger."""
 
     def __init__(self, vae: DenseVAE, model: Model, folder: Path):
         super().__init__()
@@ -67,16 +64,19 @@ class LatentPipeline(DiffusionPipeline):
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray) -> list[Image.Image]:
-        """Codes (N, D) -> pictures. One by one: a matrix product of another size rounds differently, a picture must not."""
+        """Codes (N, D) -> pictures, one by one: a product of another size rounds differently."""
         codes = torch.as_tensor(np.asarray(codes, np.float32))
         if codes.ndim != 2 or codes.shape[1] != self.latents.dimensions:
             raise Problem("code_size", expected=self.latents.dimensions, value=tuple(codes.shape))
         return [to_images(self.vae.decode(code[None]))[0] for code in codes]
 
     def reconstruct(self, picture: Image.Image, noise: float = 0.0, hole: float = 0.0, seed: int = 0) -> Reconstruction:
-        """Picture -> code -> picture, with the input spoilt first: `noise` is the standard deviation added to pixels in [0, 1],
-        `hole` the side of a black square in the middle as a share of the picture's (0 -> 0.8)."""
-        noise, hole = number("noise", noise, 0, 1), number("hole", hole, 0, 0.8)
+        """Picture -> code -> picture, with the input spoilt first.
+
+        `noise` is the standard deviation added to pixels in [0, 1]; `hole` the side of a black square in the middle, a
+        share of the picture's (0 -> 0.8).
+        """
+        noise, hole = number("noise", noise, 0, 1), number("hole", hole, 0, MAX_HOLE)
         original = _grey(picture)
         seen = original.clone()
         if noise:
@@ -100,14 +100,17 @@ class LatentPipeline(DiffusionPipeline):
     def interpolate(
         self, start: np.ndarray, end: np.ndarray, frames: int = 12, mode: str = "lerp", on_step: Callable | None = None
     ) -> tuple[list[Image.Image], Recipe]:
-        """Codes (D,), (D,) -> `frames` pictures on the way, both ends included. `on_step(i, n, picture)` may raise to stop."""
+        """Codes (D,), (D,) -> `frames` pictures on the way, both ends included.
+
+        `on_step(i, n, pictures)` gets what there is so far and may raise to stop.
+        """
         frames, mode = whole("frames", frames, 2, MAX_FRAMES), choice("mode", mode, MODES)
         path = {"lerp": lerp, "slerp": slerp}[mode]
         pictures = []
         for i, t in enumerate(np.linspace(0, 1, frames)):
             pictures += self.decode(path(start, end, t)[None])
             if on_step:
-                on_step(i + 1, frames, pictures[-1])
+                on_step(i + 1, frames, pictures)
         return pictures, self.recipe("interpolate", frames=frames, mode=mode)
 
     def sample(self, count: int = 36, temperature: float = 1.0, seed: int = 0) -> tuple[list[Image.Image], Recipe]:
@@ -125,7 +128,7 @@ def lerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
-    """The great circle (Shoemake 1985), lengths interpolated too; where a and b point the same or opposite ways, the line."""
+    """The great circle (Shoemake 1985), lengths interpolated too; the line where a and b are parallel."""
     norms = np.linalg.norm(a), np.linalg.norm(b)
     if min(norms) < 1e-6:
         return lerp(a, b, t)

@@ -13,7 +13,7 @@ Object.assign(window.trugbild, (() => {
   let tab = null, timer = 0;
 
   const spell = (value) => typeof value === "boolean" ? (value ? "1" : "0")
-    : typeof value === "number" ? String(Math.round(value * 1e6) / 1e6) : String(value ?? "");
+    : String(value ?? "");
 
   function write() {
     if (!ready) return;
@@ -52,6 +52,7 @@ Object.assign(window.trugbild, (() => {
     const values = new URLSearchParams(query), stem = values.get("tab");
     for (const [name, text] of values) if (name !== "tab") (states[stem] ??= {})[name] = text;
     select(stem);
+    if (new URLSearchParams(location.search).get("run") === "1") press("button.run");
     ready = true;
     document.documentElement.dataset.ready = "1";
   }
@@ -168,8 +169,9 @@ Object.assign(window.trugbild, (() => {
     follow(link.getAttribute("href"));
   }, true);
 
+  function press(selector) { [...document.querySelectorAll(selector)].find(visible)?.click(); }
+
   document.addEventListener("keydown", (event) => {
-    const press = (selector) => [...document.querySelectorAll(selector)].find(visible)?.click();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); press("button.run"); }
     else if (event.key === "Escape" && !$("dialog[open]")) press("button.stop");
   });
@@ -286,7 +288,8 @@ Object.assign(window.trugbild, (() => {
       const drag = (event) => { const [u, w] = at(event); move((u - 500) / 500 * radius(), (500 - w) / 500 * radius()); };
       node.addEventListener("pointerdown", (event) => { held = true; node.setPointerCapture(event.pointerId); node.focus({preventScroll: true}); drag(event); });
       node.addEventListener("pointermove", (event) => { if (held) drag(event); });
-      for (const name of ["pointerup", "pointercancel"]) node.addEventListener(name, () => { held = false; });
+      for (const name of ["pointerup", "pointercancel"]) node.addEventListener(name, () => { held = false; trigger("release"); });
+      node.addEventListener("keyup", () => trigger("release"));
       node.addEventListener("keydown", (event) => {
         const step = radius() / (event.shiftKey ? 10 : 50);
         const by = {ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step]}[event.key];
