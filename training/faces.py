@@ -195,10 +195,10 @@ def describe(config: Config, generator: Generator, figures: dict) -> dict:
             "None of these people exists. A picture may still resemble someone who sat for the data; do not present it "
             "as a picture of any real person.",
             "One profession in one country: suits, ties, studio light, a blue-grey backdrop or a flag.",
-            "About 17 % of the colour portraits and 1 % of the historic ones show women; the median age is 60 in colour "
-            "and 50 in grey, and there are no children. The net draws few women, few young people, and no child.",
-            "The historic portraits show almost only white men, most with beards; of the colour ones perhaps one in six "
-            "or seven is not white. Other people come out rarely, and less well.",
+            "About 17 % of the colour portraits and 1 % of the historic ones show women; the median age is 60 in "
+            "colour and 50 in grey; there are no children. The net draws few women, few young people, and no child.",
+            "The historic portraits show almost only white men, most with beards; of the colour ones perhaps one in "
+            "six or seven is not white. Other people come out rarely, and less well.",
             "What separates the two domains is not colour alone but also beard, smile, age, pose and sex.",
         ],
     }

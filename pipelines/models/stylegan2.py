@@ -10,6 +10,7 @@ Projection discriminator: Miyato & Koyama 2018 (https://arxiv.org/abs/1802.05637
 
 There is no compiled operator: the convolution is shared by the batch, and what the paper does to its weights is done
 to its input and output instead (see `ModulatedConv`). Styles, demodulation and RGB stay in fp32 under autocast.
+Features lie in memory channels last, which on a CPU makes bf16 a fifth faster.
 """
 
 import math
@@ -68,8 +69,12 @@ class Filter(nn.Module):
     def weight(self, x):
         return self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
 
-    def forward(self, x, padding: int, stride: int = 1, gain: float = 1):
-        return F.conv2d(x, gain * self.weight(x), stride=stride, padding=padding, groups=x.shape[1])
+    def forward(self, x, padding: int, gain: float = 1):
+        return F.conv2d(x, gain * self.weight(x), padding=padding, groups=x.shape[1])
+
+    def down(self, x):
+        """(N, C, H, W) -> (N, C, H/2, W/2). Drops every other pixel: backward through a stride is 8 times slower"""
+        return self(x, padding=1)[:, :, ::2, ::2]
 
     def up(self, x):
         """(N, C, H, W) -> (N, C, 2H, 2W): zeros between the pixels, then the filter; 4 makes up for the zeros."""
@@ -94,8 +99,8 @@ class Conv(nn.Module):
             x = F.conv2d(x, weight, padding=padding)
         elif padding:  # (N, C, H, W) -> (N, C, H + 1, W + 1) -> (N, C', H/2, W/2)
             x = F.conv2d(self.filter(x, padding=2), weight, stride=2)
-        else:  # a 1x1 convolution sees every other pixel only: filter just those
-            x = F.conv2d(self.filter(x, padding=1, stride=2), weight)
+        else:
+            x = F.conv2d(self.filter.down(x), weight)
         return x if self.bias is None else activate(x, self.bias)
 
 
@@ -167,7 +172,7 @@ class SynthesisBlock(nn.Module):
         self.filter = Filter()
 
     def forward(self, x, rgb, ws, noise, fade=None):
-        """ws (N, 3, w_dim); the last row, of RGB, is also the first of the next block: RGB layers have none of their own"""
+        """ws (N, 3, w_dim); the last row, of RGB, is also the first of the next block"""
         x = self.up(x, ws[:, 0], noise[0])
         x = self.conv(x, ws[:, 1], noise[1])
         with fp32(rgb):
@@ -242,7 +247,7 @@ class Generator(ModelMixin, ConfigMixin):
         fade: a scalar that fades the highest resolution in while a net grows; None when it has grown.
         """
         noise = [None] * len(self.noise_sizes) if noise is None else noise
-        x = self.constant.expand(len(ws), -1, -1, -1)
+        x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.conv(x, ws[:, 0], noise[0])
         rgb = self.to_rgb(x, ws[:, 1])
         for i, block in enumerate(self.blocks):
@@ -324,10 +329,11 @@ class Discriminator(ModelMixin, ConfigMixin):
 
     def forward(self, x: torch.Tensor, label=None, fade: torch.Tensor | None = None) -> torch.Tensor:
         """x (N, 3, H, W) in [-1, 1], label (N,) where there are classes, fade as in the generator -> logits (N,)"""
-        half = x
+        half = None if fade is None else F.avg_pool2d(x, 2)
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.blocks[-1](self.from_rgb(x))
-        if fade is not None:
-            x = torch.lerp(self.from_half(F.avg_pool2d(half, 2)).float(), x.float(), fade)
+        if half is not None:
+            x = torch.lerp(self.from_half(half).float(), x.float(), fade)
         for block in reversed(self.blocks[:-1]):
             x = block(x)
         with fp32(x):
