@@ -1,5 +1,6 @@
-"""The app as people start it: a process of its own, on a free port."""
+"""The app as people start it, a process of its own on a free port; and the browser they look at it with."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,3 +54,19 @@ def served(
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, or Playwright's own where that is installed."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def opened(page: Page, url: str) -> None:
+    """Until the link has been read, and the fonts are there."""
+    page.goto(url)
+    page.locator("html[data-ready='1']").wait_for(timeout=60_000)
+    page.evaluate("document.fonts.ready")

@@ -1,0 +1,39 @@
+"""README's pictures: `make screenshots` writes docs/screenshots/*.webp."""
+
+import io
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from PIL import Image
+
+from tests.served import ROOT, chromium, opened, served
+
+FOLDER = ROOT / "docs" / "screenshots"
+# name -> what is opened, how wide and high the window is, which picture must be there
+PICTURES = {
+    "plane": ("lang=en&__theme=light", (1280, 860), "#decoded img"),
+    "reconstruct": ("lang=de&section=reconstruct&noise=0.3&__theme=light", (1280, 860), "#rebuilt img"),
+    "compare": ("lang=en&section=compare&__theme=dark", (1280, 860), ".figures img"),
+    "lecture": ("lang=de&grid=1&lecture=1&__theme=dark", (1280, 720), "#decoded img"),
+    "phone": ("lang=de&section=sample&__theme=light", (390, 860), ".figures img"),
+}
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with served("--tabs", "vae_playground") as (url, _), chromium() as browser:
+        for name, (query, (width, height), picture) in PICTURES.items():
+            page = browser.new_page(viewport={"width": width, "height": height})
+            opened(page, f"{url}/?tab=vae_playground&{query}")
+            page.locator(picture).filter(visible=True).last.wait_for(timeout=60_000)
+            page.wait_for_load_state("networkidle")
+            shot = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+            shot.save(FOLDER / f"{name}.webp", quality=82, method=6)
+            page.close()
+            print(FOLDER / f"{name}.webp", (FOLDER / f"{name}.webp").stat().st_size // 1000, "kB")
+
+
+if __name__ == "__main__":
+    main()
