@@ -200,7 +200,8 @@ def test_a_bad_link_opens_the_page_and_says_one_sentence(page, lang):
     [
         "tab=cellar", "tab=", "tab=vae_playground&tab=cellar", "x=1&x=nan", "x=" + "9" * 20_000, "&" * 500, "=&=&=",
         "%", "%ff%fe=%00", "x=%ud800", "a=1&b=2&c=3&d=4&e=5", "model=unknown", "model=taesd",
-        "photo_model=vae-digits-2d", "input=s:" + "A" * 9000, "section=photo&sample=dog", "across=z3", "across=z200&up=z201", "up=z1",
+        "photo_model=vae-digits-2d", "input=s:" + "A" * 9000, "section=photo&sample=dog", "across=z3",
+        "across=z200&up=z201", "up=z1",
         "model=vae-digits-16d&across=z17", "model=vae-digits-16d&across=pc1&up=z16", "across=pc1", "x=٣",
         "bits=9", "bits=0", "model=ae-digits-2d&across=z2&up=z2&grid=1",
     ],
