@@ -48,10 +48,11 @@ DATA = {
 class Config(common.Config):
     dataset: str = common.option("mnist", f"whose names go into the card: {', '.join(DATA)}")
     latent_dim: int = common.option(2, "numbers in a code")
-    hidden: tuple[int, ...] = common.option((512, 256, 128), "widths of the encoder; the decoder mirrors them")
+    hidden: tuple[int, ...] = common.option((400, 192), "widths of the encoder; the decoder mirrors them")
+    blocks: int = common.option(4, "residual layers next to the code, in encoder and decoder")
     variational: bool = common.option(True, "no: a plain autoencoder, the same net without KL term")
     beta: float = common.option(1.0, "weight of the KL term")
-    steps: int = common.option(40_000, "updates in all")
+    steps: int = common.option(20_000, "updates in all")
 
 
 def reconstruction_loss(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -136,8 +137,10 @@ def main(config: Config) -> None:
     data = common.load_images(config.data, size=28, channels=1)
     test = common.load_images(config.data, size=28, channels=1, split="test")
 
-    model = DenseVAE(28, config.hidden, config.latent_dim, config.variational, config.beta).to(run.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    model = DenseVAE(28, config.hidden, config.blocks, config.latent_dim, config.variational, config.beta).to(
+        run.device
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     run.track(model=model, optimizer=optimizer)
 
     for step in run.steps():

@@ -6,19 +6,32 @@ Kingma & Welling 2014, "Auto-Encoding Variational Bayes" (https://arxiv.org/abs/
 Higgins et al. 2017, "beta-VAE" (https://openreview.net/forum?id=Sy2fzU9gl).
 """
 
+from itertools import pairwise
+
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 
-def dense(sizes: tuple[int, ...]) -> nn.Sequential:
+def dense(*sizes: int) -> list[nn.Module]:
     """Linear layers from sizes[0] to sizes[-1], SiLU between them."""
     layers = []
-    for i, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        layers += [nn.SiLU()] if i else []
-        layers += [nn.Linear(before, after)]
-    return nn.Sequential(*layers)
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.SiLU()]
+    return layers[:-1]
+
+
+class Residual(nn.Module):
+    """h (N, width) -> h + what a layer adds to it (He et al. 2016): what lets the net be deep."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h + self.linear(F.silu(self.norm(h)))
 
 
 class DenseVAE(ModelMixin, ConfigMixin):
@@ -29,14 +42,20 @@ class DenseVAE(ModelMixin, ConfigMixin):
         self,
         image_size: int = 28,  # side of the grey picture
         hidden: tuple[int, ...] = (512, 256),  # widths of the encoder; the decoder mirrors them
+        blocks: int = 0,  # residual layers next to the code, as wide as the last of `hidden`
         latent_dim: int = 2,  # numbers in a code
         variational: bool = True,  # False: no variance, no KL term
         beta: float = 1.0,  # weight of the KL term in training (Higgins 2017, eq. 4); the net does not use it
     ):
         super().__init__()
-        pixels, hidden = image_size * image_size, tuple(hidden)
-        self.encoder = dense((pixels, *hidden, 2 * latent_dim if variational else latent_dim))
-        self.decoder = dense((latent_dim, *reversed(hidden), pixels))
+        pixels, hidden, width = image_size * image_size, tuple(hidden), hidden[-1]
+        inward = [Residual(width) for _ in range(blocks)]
+        outward = [Residual(width) for _ in range(blocks)]
+        code = nn.Linear(width, 2 * latent_dim if variational else latent_dim)
+        self.encoder = nn.Sequential(*dense(pixels, *hidden), *inward, nn.SiLU(), code)
+        self.decoder = nn.Sequential(
+            nn.Linear(latent_dim, width), *outward, nn.SiLU(), *dense(*reversed(hidden), pixels)
+        )
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x (N, 1, H, W) in [-1, 1] -> mean, logvar of q(z|x), each (N, D); a plain autoencoder has logvar None."""
