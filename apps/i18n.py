@@ -76,6 +76,6 @@ def choose(query: str | None, cookie: str | None, accept: str | None) -> str:
 
 def language(request: gr.Request | None) -> str:
     """The language of the page (or API client) that sent this event; the page sends its query with every event."""
-    if request is None or request.request is None:
+    if getattr(request, "request", request) is None:  # gradio's own wrapper, or starlette's request itself
         return default or "en"
     return choose(request.query_params.get("lang"), request.cookies.get(COOKIE), request.headers.get("accept-language"))

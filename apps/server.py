@@ -83,6 +83,7 @@ def _page(page: str, lang: str, lecture: bool) -> str:
 <script>for (const [name, value] of [["language", "{lang}"], ["languages", ["{lang}"]]])
 Object.defineProperty(navigator, name, {{get: () => value}});
 window.trugbild = {{lang: "{lang}", words: {json.dumps(words).replace("<", chr(92) + "u003c")}}};</script>
+<style>:root {{ --problem: {json.dumps(words["problem"])} }}</style>
 <link rel="stylesheet" href="trugbild/shell.css"><script src="trugbild/shell.js"></script>
 <meta name="description" content="{description}">"""
     classes = ' class="lecture"' if lecture else ""

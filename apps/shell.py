@@ -86,7 +86,8 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
 
         outputs, opened = [], gr.Textbox(visible=False)
         for tab in tabs.values():
-            outputs += [tab.sections, tab.current, *(p.component for p in tab.params), *tab.welcomed]
+            filled = [p.component for p in tab.params if p.component not in tab.welcomed]
+            outputs += [tab.sections, tab.current, *filled, *tab.welcomed]
 
         def restore(request: gr.Request):
             """What the link says goes into the inputs; what it says wrongly becomes a notice."""
@@ -104,7 +105,8 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
                 problems += wrong
                 asked = stem == name and any(key == "section" or key in values for key in query)
                 updates += [gr.Tabs(selected=values["section"]), values["section"] if asked else ""]
-                updates += [values[p.name] for p in tab.params] if asked else [gr.skip()] * len(tab.params)
+                filled = [p for p in tab.params if p.component not in tab.welcomed]
+                updates += [values[p.name] if asked else gr.skip() for p in filled]
                 updates += tab.welcome(values, lang)
                 if stem == name:
                     address = tab.query(values)

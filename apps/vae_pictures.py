@@ -14,12 +14,19 @@ from apps.i18n import say
 from apps.inputs import REACH, code_of, picture_of, split
 from apps.widgets import Figure, Result, decimal, png
 from pipelines import latents, registry
-from pipelines.problems import choice, number
+from pipelines.problems import Problem, choice, number
 from pipelines.recipe import Recipe, save
 
 PHOTOS = {"astronaut": photographs.astronaut, "cat": photographs.chelsea, "coffee": photographs.coffee}
+OWN = "own"  # the photo is one's own; it is in no link and no recipe
 DOTS = 3000  # of the test set's 10,000: more hide each other
 SCALE = 12  # a 28 px picture is saved with 336 px
+
+
+def known(model: str, kind: str) -> registry.Model:
+    """A model of the tab by its id; a stranger may not name folders of this machine."""
+    choice("model", model, [entry.id for entry in registry.models("vae_playground") if entry.kind == kind])
+    return registry.get(model)
 
 
 def enlarged(picture: Image.Image, factor: int = SCALE) -> Image.Image:
@@ -51,7 +58,7 @@ def shown(picture: Image.Image, caption: str) -> Figure:
 
 def plane_value(model: str, x: float, y: float, across: str, up: str, grid: bool, lang: str, sigma=None) -> dict:
     """What `widgets.Plane` shows for a model: needs no torch."""
-    space = latents.read(registry.get(model).path)
+    space = latents.read(known(model, "latent").path)
     radius = space.radius(across, up)
     chosen = np.random.default_rng(0).permutation(len(space.codes))[:DOTS]
     places = space.place(space.codes[chosen], across, up) / radius
@@ -74,7 +81,7 @@ def decoding(picture: Image.Image, recipe: Recipe, x: float, y: float, across: s
 
 def code_place(model: str, mean: list[float], sigma: list[float], across: str, up: str, lang: str) -> dict:
     """Where a code lies on the plane, with an ellipse of one standard deviation if there is one."""
-    space = latents.read(registry.get(model).path)
+    space = latents.read(known(model, "latent").path)
     directions = np.stack([space.direction(across), space.direction(up)])
     x, y = (directions @ np.array(mean, np.float32)).tolist()
     axes = np.sqrt(directions**2 @ np.array(sigma) ** 2).tolist() if sigma else None
@@ -83,7 +90,7 @@ def code_place(model: str, mean: list[float], sigma: list[float], across: str, u
 
 def nearest(model: str, x: float, y: float, across: str, up: str, lang: str) -> list[Figure]:
     """The picture of the shipped grid that was decoded nearest to a place, if there is a grid: needs no torch."""
-    entry = registry.get(model)
+    entry = known(model, "latent")
     space = latents.read(entry.path)
     if not space.grid or (across, up) != ("z1", "z2"):
         return []
@@ -95,14 +102,14 @@ def nearest(model: str, x: float, y: float, across: str, up: str, lang: str) -> 
 def decode(load, model, x, y, across, up, lang) -> Result:
     """The picture at place (x, y) of the plane spanned by two axes (z1 ... or pc1, pc2) of the latent space."""
     x, y = number("x", x, -REACH, REACH), number("y", y, -REACH, REACH)
-    pipeline = load(model)
+    pipeline = load(known(model, "latent").id)
     picture = pipeline.decode(pipeline.latents.point(x, y, across, up)[None])[0]
     return Result([decoding(picture, pipeline.recipe("plane"), x, y, across, up, lang)])
 
 
 def reconstruct(load, model, picture, noise, hole, seed, lang) -> Result:
     """A picture (7-b, s:strokes, u:pixels) spoilt by noise and a hole, encoded and decoded again."""
-    pipeline, code = load(model), split(picture)[0]
+    pipeline, code = load(known(model, "latent").id), split(picture)[0]
     r = pipeline.reconstruct(picture_of(code), noise, hole, seed)
     spoilt = noise or hole
     items = [shown(r.seen, say("vae.reconstruct.spoilt" if spoilt else "vae.reconstruct.seen", lang))]
@@ -114,7 +121,7 @@ def reconstruct(load, model, picture, noise, hole, seed, lang) -> Result:
 
 def interpolate(load, model, a, b, mode, frames, across, up, lang, on_step=None) -> Result:
     """The way from input a to input b in latent space: a strip and an animation."""
-    pipeline = load(model)
+    pipeline = load(known(model, "latent").id)
     ends = [code_of(pipeline, split(code)[0], across, up) for code in (a, b)]
     pictures, recipe = pipeline.interpolate(*ends, frames, mode, on_step)
     inputs = {"a": split(a)[0], "b": split(b)[0], "across": across, "up": up}
@@ -126,14 +133,14 @@ def interpolate(load, model, a, b, mode, frames, across, up, lang, on_step=None)
 
 def sample(load, model, seed, count, temperature, lang) -> Result:
     """A sheet of pictures from the prior; picture i is that of seed + i."""
-    pictures, recipe = load(model).sample(count, temperature, seed)
+    pictures, recipe = load(known(model, "latent").id).sample(count, temperature, seed)
     grid = sheet(pictures, max(1, round(len(pictures) ** 0.5)))
     return Result([made(grid, say("vae.sample.caption", lang, count=len(pictures)), f"{model}_samples_{seed}", recipe)])
 
 
 def arithmetic(load, model, plus, minus, add, lang) -> Result:
     """Mean of codes A - mean of codes B + mean of codes C, decoded; beside it the same with pixels."""
-    pipeline = load(model)
+    pipeline = load(known(model, "latent").id)
     groups = [[picture_of(code) for code in split(text)] for text in (plus, minus, add)]
     means = np.stack([pipeline.encode(group)[0].mean(0) for group in groups])
     sign = np.array([1, -1, 1], np.float32)
@@ -149,11 +156,18 @@ def arithmetic(load, model, plus, minus, add, lang) -> Result:
     return Result([*items, shown(naive, say("vae.arithmetic.pixels", lang))])
 
 
+def chosen_photo(picture: Image.Image | None, sample: str) -> Image.Image:
+    """One's own photo if there is one, else the sample of that name."""
+    if not picture and choice("sample", sample, (*PHOTOS, OWN)) == OWN:
+        raise Problem("own_photo")
+    return picture or Image.fromarray(PHOTOS[sample]())
+
+
 def photo(load, model, picture, sample, noise, bits, size, seed, lang, on_step=None) -> Result:
     """One's own photo (or astronaut, cat, coffee) through the autoencoder of a latent diffusion model."""
-    image = picture or Image.fromarray(PHOTOS[choice("sample", sample, PHOTOS)]())
-    r = load(model)(image, noise=noise, bits=bits, seed=seed, size=size, on_step=on_step)
-    inputs = {"section": "photo", "photo_model": model, "sample": "" if picture else sample}
+    image = chosen_photo(picture, sample)
+    r = load(known(model, "photo").id)(image, noise=noise, bits=bits, seed=seed, size=size, on_step=on_step)
+    inputs = {"section": "photo", "photo_model": model, "sample": OWN if picture else sample}
     recipe = dataclasses.replace(r.recipe, settings={**inputs, "latent_noise": noise, "bits": bits, "size": size})
     rebuilt = Figure(save(r.reconstruction, recipe), say("vae.photo.rebuilt", lang), f"{model}_photo")
     original = Figure(png(r.original), say("vae.photo.original", lang))

@@ -8,8 +8,8 @@ if __name__ == "__main__":
 
 import contextlib
 import functools
+import inspect
 import threading
-import time
 from collections.abc import Callable
 
 import gradio as gr
@@ -20,13 +20,14 @@ from apps.i18n import say, t
 from apps.inputs import REACH
 from apps.links import Choice, Param, Switch, Tab, Text
 from apps.links import Number as Range
-from apps.vae_pictures import PHOTOS, nearest, plane_value, sheet, shown
+from apps.vae_pictures import OWN, PHOTOS, nearest, plane_value, sheet, shown
 from apps.widgets import (
     COMPUTE,
     MAX_SEED,
     QUICK,
     Dropdown,
     Examples,
+    Figure,
     Number,
     PictureInput,
     Plane,
@@ -37,15 +38,18 @@ from apps.widgets import (
     endpoint,
     facts,
     figures,
-    follow,
     handler,
+    live,
     model_choices,
+    png,
     run_row,
     seed_row,
     status,
+    stops,
 )
 from pipelines import latents, registry
 from pipelines.latents import MAX_FRAMES, MAX_HOLE, MAX_SAMPLES, MAX_TEMPERATURE, MODES
+from pipelines.problems import choice
 
 STEM = "vae_playground"
 SECTIONS = ["plane", "compare", "reconstruct", "interpolate", "sample", "arithmetic", "photo", "how"]
@@ -54,6 +58,7 @@ VAE, AE = "vae-digits-2d", "ae-digits-2d"
 DIGITS = {"input": "7-b", "a": "1-d", "b": "8-a", "plus": "7-b,7-c", "minus": "7-a,7-d", "add": "1-a,1-b"}
 GARMENTS = {"input": "sneaker-a", "a": "trousers-a", "b": "dress-a", "plus": "coat-a", "minus": "pullover-a", "add": "tshirt-a"}  # noqa: E501
 # fmt: on
+BITS = (32, *range(8, 0, -1))  # of a latent number; 32: not rounded
 HOME = (0.3, -1.2)  # the first picture: a node of the shipped grid, so that it needs no torch
 PRIVATE = {"api_visibility": "private"}  # of the page; what others may call are the endpoints at the end of `build`
 _LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
@@ -165,11 +170,11 @@ def build(load: Callable) -> Tab:
                 photo_card = gr.HTML()
                 own = PictureInput(label=t("vae.photo.own"), height=220)
                 sample_photo = Radio(
-                    [(t(f"vae.photo.{p}"), p) for p in PHOTOS], value="astronaut", label=t("vae.photo.sample")
+                    [(t(f"vae.photo.{p}"), p) for p in (*PHOTOS, OWN)], value="astronaut", label=t("vae.photo.sample")
                 )
                 latent_noise = Slider(0, 2, 0, step=0.05, label=t("vae.photo.noise"))
                 bits = Dropdown(
-                    [(t("vae.photo.exact"), 32), *((str(n), n) for n in range(8, 0, -1))],
+                    [(t("vae.photo.exact"), BITS[0]), *((str(n), n) for n in BITS[1:])],
                     value=32,
                     label=t("vae.photo.bits"),
                     filterable=False,
@@ -221,13 +226,13 @@ def build(load: Callable) -> Tab:
 
     def whole_plane(model, x, y, across, up, grid, lang):
         html = drawn(compute.decode, model, x, y, across, up, lang=lang, big=True)
-        return plane_value(model, x, y, across, up, grid, lang), html
+        return html, plane_value(model, x, y, across, up, grid, lang)
 
     def compared(seed, lang):
         values = []
         for model, *_ in pairs:
-            values.append(plane_value(model, 0.0, 0.0, "z1", "z2", False, lang))
             values.append(drawn(compute.sample, model, seed, 16, 1.0, lang=lang, big=True))
+            values.append(plane_value(model, 0.0, 0.0, "z1", "z2", False, lang))
         return values
 
     def dragged_pair(model, place, lang):
@@ -247,14 +252,13 @@ def build(load: Callable) -> Tab:
         return drawn(compute.interpolate, model, a, b, mode, frames, across, up, lang=lang, big=True)
 
     def walk_along(model, a, b, mode, frames, across, up, lang):
-        start, last = time.monotonic(), 0.0
         settings = load, model, a, b, mode, frames, across, up, lang
-        for i, n, made in follow(lambda on_step: compute.interpolate(*settings, on_step)):
-            if i is None:
-                yield figures(made.figures, lang, big=True), status(lang)
-            elif time.monotonic() - last > 0.1:
-                last = time.monotonic()
-                yield figures([shown(sheet(made, 12), "")], lang, big=True), status(lang, i, n, start)
+        yield from live(
+            lambda on_step: compute.interpolate(*settings, on_step),
+            lang,
+            lambda made: figures(made.figures, lang, big=True),
+            lambda so_far: figures([shown(sheet(so_far, 12), "")], lang, big=True),
+        )
 
     def grid_of(model, seed, count, temperature, lang):
         return drawn(compute.sample, model, seed, count, temperature, lang=lang, big=True)
@@ -262,20 +266,25 @@ def build(load: Callable) -> Tab:
     def sum_of(model, plus, minus, add, lang):
         return drawn(compute.arithmetic, model, plus, minus, add, lang=lang)
 
+    def before(own, sample, lang):
+        """The photo as it is, until the autoencoder has seen it."""
+        if sample == OWN and own is None:
+            return gr.skip()
+        photo = compute.chosen_photo(own if sample == OWN else None, sample)
+        photo.thumbnail((512, 512))
+        return figures([Figure(png(photo), say("vae.photo.original", lang))], lang, big=True)
+
+    def photo_facts(made, lang):
+        digits = {"psnr": 1, "bytes": 0, "latent_bytes": 0}
+        told = [(say(f"vae.photo.{key}", lang), decimal(made.numbers[key], lang, digits[key])) for key in digits]
+        pair, channels = made.figures[:2], made.figures[2:]
+        return figures(pair, lang, least=220) + facts(told) + figures(channels, lang, least=90)
+
     def develop_photo(model, own, sample, noise, bits, size, seed, lang):
-        start = time.monotonic()
-        yield gr.skip(), status(lang, text=say("shell.loading", lang))
-        settings = load, model, own, sample, noise, bits, size, seed, lang
-        for i, n, made in follow(lambda on_step: compute.photo(*settings, on_step)):
-            if i is None:
-                digits = {"psnr": 1, "bytes": 0, "latent_bytes": 0}
-                told = [
-                    (say(f"vae.photo.{key}", lang), decimal(made.numbers[key], lang, digits[key])) for key in digits
-                ]
-                pair, channels = made.figures[:2], made.figures[2:]
-                yield figures(pair, lang, least=220) + facts(told) + figures(channels, lang, least=90), status(lang)
-            else:
-                yield gr.skip(), status(lang, i, n, start)
+        settings = load, model, own if sample == OWN else None, sample, noise, bits, size, seed, lang
+        yield from live(
+            lambda on_step: compute.photo(*settings, on_step), lang, functools.partial(photo_facts, lang=lang)
+        )
 
     def upload_code(picture, model, lang):
         fit = drawing.fit_plain if latents.read(registry.get(model).path).garments else drawing.fit
@@ -297,26 +306,37 @@ def build(load: Callable) -> Tab:
         handler(switch_model), [model, source], [across, up, axes, card, source, a, b, *terms], **PRIVATE, **QUICK
     )
 
-    def section(name: str, fn: Callable, triggers: list, inputs_: list, outputs) -> None:
-        draw = handler(fn, name), [current, *inputs_], outputs
-        gr.on(triggers, *draw, **PRIVATE, **QUICK)
-        # What may have to load a model first says so where the picture will be.
-        for event in (current.change, model_changed.then):
-            event(*draw, **PRIVATE, **{**QUICK, "show_progress": "minimal"})
+    def section(name: str, fn: Callable, triggers: list, inputs_: list, outputs: list) -> None:
+        def draw(*values, lang):
+            def first(html):
+                return html if len(outputs) == 1 else (html, *[gr.skip()] * (len(outputs) - 1))
+
+            if not is_loaded(values[0] if inputs_[0] is model else VAE):
+                yield first(status(lang, text=say("shell.loading", lang)))
+            try:
+                yield fn(*values, lang=lang)
+            except Exception:
+                yield first("")
+                raise
+
+        draw.__signature__ = inspect.signature(fn)
+        event = handler(draw, name), [current, *inputs_], outputs
+        gr.on([current.change, *triggers], *event, **PRIVATE, **QUICK)
+        model_changed.then(*event, **PRIVATE, **QUICK)
 
     for name, tab in ids.items():
         tab.select(None, None, current, js=f"() => trugbild.section('{STEM}', '{name}', '{SECTIONS[0]}')")
 
     point = [model, x, y, across, up]
     plane_changed = [x.input, y.input, grid.change, across.input, up.input]
-    section("plane", whole_plane, plane_changed, [*point, grid], [plane, picture])
+    section("plane", whole_plane, plane_changed, [*point, grid], [picture, plane])
     plane.input(handler(drag), [plane, model, across, up], [picture, x, y], **PRIVATE, **QUICK)
     plane.release(handler(release), [plane, model, across, up], picture, **PRIVATE, **QUICK)
     for button, target in ((as_a, a), (as_b, b)):
         taken = button.click(None, [x, y], target, js="(x, y) => `p:${x}:${y}`")
         taken.then(lambda: gr.Tabs(selected="interpolate"), None, sections, show_progress="hidden", **PRIVATE)
 
-    section("compare", compared, [compare_seed.change], [compare_seed], [c for pair in pairs for c in pair[1:]])
+    section("compare", compared, [compare_seed.change], [compare_seed], [c for pair in pairs for c in pair[:0:-1]])
     for other, pad, out in pairs:
         pad.input(handler(functools.partial(dragged_pair, other)), pad, out, **PRIVATE, **QUICK)
 
@@ -331,22 +351,25 @@ def build(load: Callable) -> Tab:
     )
 
     way_inputs = [model, a, b, mode, frames, across, up]
-    section("interpolate", whole_way, [a.change, b.change, mode.change], way_inputs, way)
+    section("interpolate", whole_way, [a.change, b.change, mode.change], way_inputs, [way])
     walking = walk.click(
         handler(walk_along), way_inputs, [way, walk_status], show_progress="hidden", **PRIVATE, **COMPUTE
     )
-    walk_stop.click(None, cancels=[walking])
+    stops(walk_stop, walking, walk_status)
 
     sample_inputs = [model, seed, count, temperature]
-    section("sample", grid_of, [seed.change, count.change, temperature.change], sample_inputs, samples)
-    section("arithmetic", sum_of, [term.change for term in terms], [model, *terms], total)
+    section("sample", grid_of, [seed.change, count.change, temperature.change], sample_inputs, [samples])
+    section("arithmetic", sum_of, [term.change for term in terms], [model, *terms], [total])
 
     photo_inputs = [photo_model, own, sample_photo, latent_noise, bits, size, seed]
+    before_inputs = [current, own, sample_photo]
+    gr.on([current.change, sample_photo.change], handler(before, "photo"), before_inputs, photo_out, **PRIVATE, **QUICK)
+    own.input(lambda: OWN, None, sample_photo, show_progress="hidden", **PRIVATE)
     photo_model.input(handler(about), photo_model, photo_card, show_progress="hidden", **PRIVATE)
     developing = develop.click(
         handler(develop_photo), photo_inputs, [photo_out, photo_status], show_progress="hidden", **PRIVATE, **COMPUTE
     )
-    develop_stop.click(None, cancels=[developing])
+    stops(develop_stop, developing, photo_status)
 
     for task, task_inputs, api_name in (
         (compute.decode, point, "decode"),
@@ -361,7 +384,8 @@ def build(load: Callable) -> Tab:
     # ---- links
 
     def check(values):
-        """The axes must be the model's."""
+        """The axes must be the model's, and between 8 bits and not rounded there is nothing."""
+        choice("bits", str(values["bits"]), [str(bits) for bits in BITS])
         latents.read(registry.get(values["model"]).path).point(0, 0, values["across"], values["up"])
 
     def welcome(values, lang):
@@ -369,14 +393,13 @@ def build(load: Callable) -> Tab:
         space = latents.read(registry.get(values["model"]).path)
         place = [values[name] for name in ("x", "y", "across", "up")]
         return [
-            Dropdown(choices=model_choices(STEM, "latent", lang)),
+            Dropdown(choices=model_choices(STEM, "latent", lang), value=values["model"]),
             about(values["model"], lang),
             plane_value(values["model"], *place, values["grid"], lang),
             figures(nearest(values["model"], *place, lang), lang, big=True),
-            Dropdown(choices=space.axes),
-            Dropdown(choices=space.axes),
+            *(Dropdown(choices=space.axes, value=values[name]) for name in ("across", "up")),
             gr.Row(visible=space.dimensions > 2),
-            Dropdown(choices=model_choices(STEM, "photo", lang)),
+            Dropdown(choices=model_choices(STEM, "photo", lang), value=values["photo_model"]),
             about(values["photo_model"], lang),
         ]
 
@@ -407,7 +430,7 @@ def build(load: Callable) -> Tab:
             Choice(lambda: [m.id for m in registry.models(STEM) if m.kind == "photo"]),
             "taesd",
         ),
-        Param("sample", sample_photo, Choice(lambda: list(PHOTOS)), "astronaut"),
+        Param("sample", sample_photo, Choice(lambda: [*PHOTOS, OWN]), "astronaut"),
         Param("latent_noise", latent_noise, Range(0, 2), 0),
         Param("bits", bits, Range(1, 32, whole=True), 32),
         Param("size", size, Range(64, 1024, whole=True), 512),

@@ -47,28 +47,35 @@ def handler(fn: Callable, section: str | None = None) -> Callable:
     opened = [inspect.Parameter("opened", inspect.Parameter.POSITIONAL_OR_KEYWORD)] if section else []
     names = opened + [p for name, p in inner.parameters.items() if name not in ("lang", "on_step")]
 
-    def told(error: Exception, lang: str) -> gr.Error:
-        if isinstance(error, gr.Error):
-            return error
+    def told(error: Exception, lang: str) -> dict:
         if isinstance(error, Problem):
             text = sentence(error, lang)
         else:
-            _log.exception("%s failed", fn.__qualname__, exc_info=error)
+            _log.exception("%s failed", getattr(fn, "__qualname__", fn), exc_info=error)
             text = say("shell.unexpected", lang)
-        return gr.Error(text, title=say("shell.problem", lang), print_exception=False, duration=12)
+        return {"message": text, "duration": 12}
 
     def split(args):
         lang = language(args[-1])
         return args[:-1], {"lang": lang} if has_lang else {}, lang
 
+    def refuse(values):
+        for value in values:
+            if isinstance(value, Problem):
+                raise value
+
     if inspect.isgeneratorfunction(fn):
 
         def call(*args):
             values, keywords, lang = split(args)
+            if section and values[0] != section:
+                yield gr.skip()
+                return
             try:
-                yield from fn(*values, **keywords)
-            except Exception as error:
-                raise told(error, lang) from None
+                refuse(values)
+                yield from fn(*values[len(opened) :], **keywords)
+            except Exception as error:  # raised here, gradio would put an English title over it
+                gr.Warning(**told(error, lang))
     else:
 
         def call(*args):
@@ -76,9 +83,10 @@ def handler(fn: Callable, section: str | None = None) -> Callable:
             if section and values[0] != section:
                 return gr.skip()
             try:
+                refuse(values)
                 return fn(*values[len(opened) :], **keywords)
             except Exception as error:
-                raise told(error, lang) from None
+                raise gr.Error(**told(error, lang), print_exception=False) from None
 
     functools.update_wrapper(call, fn, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     del call.__wrapped__
@@ -218,6 +226,22 @@ def follow(work: Callable[[Callable], object]) -> Iterator[tuple]:
         thread.join()
 
 
+def live(work: Callable, lang: str, show: Callable, preview: Callable | None = None) -> Iterator[tuple]:
+    """work(on_step) as a page follows it: (pictures, status line) ten times a second at most, then show(result)."""
+    start, last = time.monotonic(), 0.0
+    yield gr.skip(), status(lang, text=say("shell.loading", lang))
+    try:
+        for i, n, made in follow(work):
+            if i is None:
+                yield show(made), status(lang)
+            elif time.monotonic() - last > 0.1:
+                last = time.monotonic()
+                yield preview(made) if preview and made else gr.skip(), status(lang, i, n, start)
+    except Exception:
+        yield gr.skip(), status(lang)
+        raise
+
+
 # ---- inputs --------------------------------------------------------------------------------------------------------
 
 
@@ -309,19 +333,17 @@ class PictureInput(gr.Image):
     def get_config(self) -> dict:  # gradio reads the names of properties from __init__
         return {**super().get_config(), **super().get_config(gr.Image)}
 
-    def preprocess(self, payload) -> Image.Image | None:
+    def preprocess(self, payload) -> Image.Image | Problem | None:
         if payload is None:
             return None
         try:
             if payload.url and payload.url.startswith("data:"):
-                try:
-                    return open_picture(base64.b64decode(payload.url.partition(",")[2], validate=True))
-                except binascii.Error:
-                    raise Problem("picture_unreadable") from None
+                return open_picture(base64.b64decode(payload.url.partition(",")[2], validate=True))
             return open_picture(payload.path)
-        except Problem as problem:
-            lang = language(gr.context.LocalContext.request.get())
-            raise gr.Error(sentence(problem, lang), title=say("shell.problem", lang), print_exception=False) from None
+        except binascii.Error:
+            return Problem("picture_unreadable")
+        except Problem as problem:  # who is asking, and in which language, is not known here: `handler` raises it
+            return problem
 
 
 def model_choices(tab: str, kind: str, lang: str) -> list[tuple[str, str]]:
@@ -380,3 +402,12 @@ def run_row(label: str) -> tuple[gr.Button, gr.Button]:
         run = gr.Button(label, variant="primary", elem_classes="run", scale=3)
         stop = gr.Button(t("shell.stop"), variant="secondary", elem_classes="stop", scale=1, min_width=80)
     return run, stop
+
+
+def stops(button: gr.Button, event, line: gr.HTML) -> None:
+    """The button ends the event; what is finished stays, and the status line says so."""
+
+    def stopped(lang):
+        return status(lang, text=say("shell.stopped", lang))
+
+    button.click(handler(stopped), None, line, cancels=[event], queue=False, api_visibility="private")

@@ -7,6 +7,7 @@ import re
 SENTENCES = {
     # plain values
     "out_of_range": "{name} is {value}; it must lie between {low} and {high}.",
+    "missing": "{name} is missing.",
     "not_a_number": "{name} is {value}, which is not a number.",
     "not_whole": "{name} is {value}; it must be a whole number between {low} and {high}.",
     "too_long": "{name} has {length} characters; at most {most} are read.",
@@ -48,6 +49,7 @@ SENTENCES = {
     "picture_broken": "This picture is damaged or was cut off; save or download it again.",
     "picture_too_large": "This picture is too large; at most {limit} megapixels can be read.",
     "picture_depth": "The numbers in this picture have no agreed range; save it as a PNG with 8 or 16 bits.",
+    "own_photo": "This was made from a photo of your own, which is not kept; open that photo first.",
     # drawings
     "empty_drawing": "The drawing is empty; draw something first.",
     "bad_drawing": "This is not a drawing; a drawing has at most {points} points "
@@ -86,6 +88,8 @@ class Problem(ValueError):
 
 def number(name: str, value: object, low: float, high: float) -> float:
     """`value` as a float in [low, high], or a Problem that names it; strings, bools, NaN and infinities are none."""
+    if value is None or value == "":
+        raise Problem("missing", name=name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Problem("not_a_number", name=name, value=value)
     if not low <= value <= high:  # false for NaN, too

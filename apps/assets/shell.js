@@ -182,7 +182,8 @@ Object.assign(window.trugbild, (() => {
     const repaint = () => {
       const side = node.clientWidth, scale = Math.min(window.devicePixelRatio || 1, 3);
       if (!side) return;
-      if (node.width !== Math.round(side * scale)) node.width = node.height = Math.round(side * scale);
+      const pixels = Math.round(side * scale);
+      if (node.width !== pixels || node.height !== pixels) node.width = node.height = pixels;
       context.setTransform(node.width / 1000, 0, 0, node.width / 1000, 0, 0);  // the square is 1000 units wide
       paint(context, side);
     };
@@ -345,6 +346,11 @@ Object.assign(window.trugbild, (() => {
 
     const pad = $("canvas", element) && canvas(element, (c) => {
       c.fillStyle = "#000"; c.fillRect(0, 0, 1000, 1000);
+      const example = $("img", thumb(chosen()[0]) || document.createElement("i"));
+      if (example && !strokes.length) {
+        c.imageSmoothingEnabled = false;
+        c.drawImage(example, 0, 0, 1000, 1000);
+      }
       c.strokeStyle = "#fff"; c.lineWidth = 80; c.lineCap = c.lineJoin = "round";
       for (const points of strokes) {
         c.beginPath();
