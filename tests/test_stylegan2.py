@@ -1,5 +1,6 @@
 """StyleGAN2 and its training: real classes at tiny size, against the paper's equations written plainly."""
 
+import itertools
 import json
 import math
 import shutil
@@ -12,7 +13,15 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from pipelines.models import stylegan2
-from pipelines.models.stylegan2 import Discriminator, Filter, Generator, ModulatedConv, grow, minibatch_std
+from pipelines.models.stylegan2 import (
+    Discriminator,
+    Filter,
+    Generator,
+    ModulatedConv,
+    from_rosinality,
+    grow,
+    minibatch_std,
+)
 from training import common, faces
 
 WIDTHS = (16, 12, 8)
@@ -97,6 +106,15 @@ def test_same_seed_same_picture_whatever_the_batch(generator):
     assert not torch.allclose(x, generator(z, label), atol=1e-2)
 
 
+def test_saved_and_loaded_it_draws_the_same(generator, tmp_path):
+    generator.measure_mean(100)
+    generator.save_pretrained(tmp_path)
+    z, label, noise = draw(generator, 2)
+    assert torch.equal(
+        Generator.from_pretrained(tmp_path)(z, label, noise, psi=0.5), generator(z, label, noise, psi=0.5)
+    )
+
+
 def test_truncation(generator):
     generator.measure_mean(100)
     z, label, _ = draw(generator, 4)
@@ -158,6 +176,100 @@ def test_growing_changes_nothing_before_the_fade(generator):
     )
     with pytest.raises(ValueError, match="differ"):
         grow(generator, Generator((8, 8, 8), 8, 8, 2, 2))
+
+
+# ------------------------------------------------------------------------------------- the layout of published weights
+
+
+def published(widths=(8, 7, 6, 5), w_dim=6, layers=3):
+    """Random weights in rosinality's layout."""
+    torch.manual_seed(0)
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = taps[:, None] * taps / 16
+
+    def part(name, before, after, side, up=False):
+        state[f"{name}.conv.weight"] = torch.randn(1, after, before, side, side)
+        state[f"{name}.conv.modulation.weight"] = torch.randn(before, w_dim)
+        state[f"{name}.conv.modulation.bias"] = torch.randn(before)
+        if up:
+            state[f"{name}.conv.blur.kernel"] = kernel
+        if side == 1:
+            state[f"{name}.bias"] = torch.randn(1, 3, 1, 1)
+        else:
+            state[f"{name}.noise.weight"], state[f"{name}.activate.bias"] = torch.randn(1), torch.randn(after)
+
+    state = {"input.input": torch.randn(1, widths[0], 4, 4)}
+    for i in range(layers):
+        state[f"style.{i + 1}.weight"] = torch.randn(w_dim, w_dim) / 0.01
+        state[f"style.{i + 1}.bias"] = torch.randn(w_dim)
+    part("conv1", widths[0], widths[0], 3)
+    part("to_rgb1", widths[0], 3, 1)
+    for i, (before, after) in enumerate(itertools.pairwise(widths)):
+        part(f"convs.{2 * i}", before, after, 3, up=True)
+        part(f"convs.{2 * i + 1}", after, after, 3)
+        part(f"to_rgbs.{i}", after, 3, 1)
+        state[f"to_rgbs.{i}.upsample.kernel"] = kernel
+    for i in range(2 * len(widths) - 1):
+        state[f"noises.noise_{i}"] = torch.randn(1, 1, 4 << (i + 1) // 2, 4 << (i + 1) // 2)
+    return state
+
+
+def plain_generator(state, z, noise):
+    """What that layout means, after the paper: one picture at a time, with weights of its own."""
+
+    def styled(name, x, w, up=False, noise=None):
+        weight = state[f"{name}.conv.weight"]
+        fan = weight[0, 0].numel()
+        style = state[f"{name}.conv.modulation.weight"] @ w / math.sqrt(len(w)) + state[f"{name}.conv.modulation.bias"]
+        weight = weight[0] / math.sqrt(fan) * style[None, :, None, None]
+        if noise is None:
+            return F.conv2d(x, weight) + state[f"{name}.bias"]
+        weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        if up:
+            x = upfirdn(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), before=1, after=1, gain=4)
+        else:
+            x = F.conv2d(x, weight, padding=1)
+        x = x + state[f"{name}.noise.weight"] * noise + state[f"{name}.activate.bias"][None, :, None, None]
+        return F.leaky_relu(x, 0.2) * math.sqrt(2)
+
+    w = z / (z.square().mean() + 1e-8).sqrt()
+    for i in range(sum(key.startswith("style.") for key in state) // 2):
+        w = state[f"style.{i + 1}.weight"] @ w * 0.01 / math.sqrt(len(w)) + state[f"style.{i + 1}.bias"] * 0.01
+        w = F.leaky_relu(w, 0.2) * math.sqrt(2)
+    x = styled("conv1", state["input.input"], w, noise=noise[0])
+    rgb = styled("to_rgb1", x, w)
+    for i in range(len(noise) // 2):
+        x = styled(f"convs.{2 * i}", x, w, up=True, noise=noise[2 * i + 1])
+        x = styled(f"convs.{2 * i + 1}", x, w, noise=noise[2 * i + 2])
+        rgb = upfirdn(rgb, up=2, before=2, after=1, gain=4) + styled(f"to_rgbs.{i}", x, w)
+    return rgb
+
+
+def test_published_layout_gives_the_same_picture():
+    state, mean = published(), torch.randn(6)
+    net = from_rosinality(state, mean)
+    z, _, noise = draw(net, 2)
+    expected = [plain_generator(state, z[i], [m[i : i + 1] for m in noise]) for i in range(2)]
+    torch.testing.assert_close(net(z, None, noise), torch.cat(expected), atol=1e-4, rtol=1e-4)
+    assert torch.equal(net.w_mean[0], mean)
+
+
+@pytest.mark.parametrize("key", ["style.2.bias", "convs.1.conv.weight", "convs.0.conv.weight", "input.input"])
+def test_published_layout_with_a_key_missing(key):
+    state = published()
+    del state[key]
+    with pytest.raises(ValueError, match=r"[\w.]+"):
+        from_rosinality(state, torch.zeros(6))
+
+
+def test_published_layout_with_what_does_not_belong():
+    for key, value in {
+        "extra.weight": torch.zeros(1),
+        "convs.0.conv.blur.kernel": torch.ones(4, 4),
+        "convs.3.conv.weight": torch.zeros(1, 5, 4, 3, 3),
+    }.items():
+        with pytest.raises(ValueError, match=r"extra|kernel|blocks.1"):
+            from_rosinality(published() | {key: value}, torch.zeros(6))
 
 
 # --------------------------------------------------------------------------------------------------------- training

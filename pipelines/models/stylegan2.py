@@ -359,3 +359,51 @@ def grow(small: nn.Module, large: nn.Module) -> None:
         if key not in weights or weights[key].shape != value.shape:
             raise ValueError(f"The nets differ in {key}.")
     large.load_state_dict(weights | ready)
+
+
+# Where the parts of the layout that public conversions of the official networks use (rosinality's) are found here.
+ROSINALITY = (
+    (r"style\.(\d+)\.", lambda m: f"mapping.layers.{int(m[1]) - 1}."),
+    (r"input\.input", lambda m: "constant"),
+    (r"conv1\.", lambda m: "conv."),
+    (r"to_rgb1\.", lambda m: "to_rgb."),
+    (r"convs\.(\d+)\.", lambda m: f"blocks.{int(m[1]) // 2}.{'conv' if int(m[1]) % 2 else 'up'}."),
+    (r"to_rgbs\.(\d+)\.", lambda m: f"blocks.{m[1]}.to_rgb."),
+)
+INNER = {".conv.modulation.": ".conv.affine.", ".activate.bias": ".bias", ".noise.weight": ".noise_strength"}
+
+
+def from_rosinality(state: dict[str, torch.Tensor], w_mean: torch.Tensor) -> Generator:
+    """A generator's state in rosinality's layout (`g_ema`) and the mean of w (w_dim,), its `latent_avg` -> Generator.
+
+    Every key is accounted for: weights are taken over, low-pass filters compared with ours, maps of fixed noise
+    left out, as noise is drawn here. Raises ValueError whose only argument is the key that is missing, superfluous or
+    unfit.
+    """
+    ready = {"w_mean": w_mean.reshape(1, -1)}
+    for key, value in state.items():
+        if key.endswith(".kernel"):
+            if not torch.allclose(value.float() / value.sum(), Filter().kernel):
+                raise ValueError(key)
+        elif not key.startswith("noises.noise_"):
+            name = key
+            for pattern, replacement in ROSINALITY:
+                name = re.sub("^" + pattern, replacement, name)
+            for theirs, ours in INNER.items():
+                name = name.replace(theirs, ours)
+            ready[name] = value.float()
+    try:
+        depth = sum(key.endswith(".up.conv.weight") for key in ready)
+        widths = [ready["constant"].shape[1], *(ready[f"blocks.{i}.up.conv.weight"].shape[1] for i in range(depth))]
+        layers = sum(key.startswith("mapping.") for key in ready) // 2
+        net = Generator(tuple(widths), *reversed(ready["mapping.layers.0.weight"].shape), layers)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from None
+    expected = net.state_dict()
+    for key in sorted(expected.keys() ^ ready.keys()):
+        raise ValueError(key)
+    for key, weight in expected.items():
+        if ready[key].numel() != weight.numel():
+            raise ValueError(key)
+        weight.copy_(ready[key].view_as(weight))  # (1, C', C, 3, 3), (1, 3, 1, 1) and (1,) lose what is 1
+    return net
