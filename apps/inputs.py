@@ -1,11 +1,16 @@
 """Small pictures as text, so that a link can carry them.
 
 `7-b` one of the digits or garments we drew, `s:...` strokes of one's own, `u:...` the pixels of an uploaded picture,
-`p:0.3:-1.2` a place on the latent plane. Several are joined by commas.
+`p:0.3:-1.2` a place on the latent plane, `t:17` a test picture (`f:17` of clothes). Several are joined by commas.
 """
 
 import base64
+import contextlib
+import functools
+import gzip
+import os
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -16,6 +21,28 @@ from pipelines.problems import Problem
 
 REACH = 100.0  # no code of a trained model is farther out
 MOST = 8  # inputs in a list
+DATASETS = {"t": ("ylecun/mnist", "mnist"), "f": ("zalando-datasets/fashion_mnist", "fashion")}  # hub, folder
+
+
+@functools.cache
+def test_set(kind: str) -> np.ndarray | None:
+    """Test pictures (N, 28, 28), uint8, of a key of DATASETS, or None where they are not at hand.
+
+    From the folder in TRUGBILD_DATA (`--data`), else from the cache of the datasets package. Nothing is downloaded.
+    """
+    repository, name = DATASETS[kind]
+    if root := os.environ.get("TRUGBILD_DATA"):
+        for folder in (Path(root) / name, Path(root) / "digits" / name, Path(root)):
+            file = folder / "t10k-images-idx3-ubyte.gz"
+            if file.is_file() and (folder.name == name or kind == "t"):
+                with gzip.open(file) as stream:  # the header of an idx file is 16 bytes (LeCun)
+                    return np.frombuffer(stream.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+    with contextlib.suppress(Exception):  # not installed, or not in the cache
+        import datasets
+
+        datasets.config.HF_DATASETS_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        return np.stack([np.asarray(row["image"]) for row in datasets.load_dataset(repository, split="test")])
+    return None
 
 
 def picture_of(code: str) -> Image.Image:
@@ -25,6 +52,11 @@ def picture_of(code: str) -> Image.Image:
         return drawing.render(drawing.decode(rest))
     if kind == "u" and rest:
         return unpack(rest)
+    if kind in DATASETS:
+        pictures = test_set(kind)
+        if pictures is None:
+            raise Problem("no_test_set")
+        return Image.fromarray(pictures[Number(0, len(pictures) - 1, whole=True).parse("test_picture", rest)])
     for example in drawing.examples():
         if example["id"] == code:
             return drawing.picture(example)

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import webbrowser
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--tabs", help="only these, joined by commas")
     parser.add_argument(
         "--model", action="append", default=[], metavar="FOLDER", help="a model of your own (repeatable)"
+    )
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="test pictures: t10k-images-idx3-ubyte.gz in mnist/ and fashion/"
     )
     parser.add_argument("--no-browser", action="store_true", default=on_space, help="do not open the page")
     return parser.parse_args(argv)
@@ -65,8 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     # gradio reads these when it is imported, which takes seconds: so late, after what can be refused at once.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": upload_folder()}
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if args.data:
+        if not Path(args.data).is_dir():
+            return stop(f"There is no folder {args.data}.")
+        os.environ["TRUGBILD_DATA"] = str(Path(args.data).resolve())
     import pipelines
 
+    threading.Thread(
+        target=pipelines.probe, daemon=True
+    ).start()  # the picker says what has to be downloaded and cannot
     try:
         pipelines.discover(Path(__file__).resolve().parents[1] / "runs")
         for folder in args.model:

@@ -76,7 +76,7 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
 
         Header(qr=qr, open_picture=open_picture, warm=warm)
         gr.HTML(elem_id="notice")
-        notices = gr.Textbox(visible=False)
+        notices, opened, to_draw = (gr.Textbox(visible=False) for _ in range(3))
         with gr.Tabs(selected=names[0], elem_classes="shell-tabs") as shell_tabs:
             for name in names:
                 with gr.Tab(t(f"tabs.{name}"), id=name) as tab:
@@ -84,15 +84,15 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
                 tab.select(None, js=f"() => trugbild.select('{name}')")
         gr.HTML(t("shell.footer"), elem_classes="card")
 
-        outputs, opened = [], gr.Textbox(visible=False)
+        outputs = []
         for tab in tabs.values():
             filled = [p.component for p in tab.params if p.component not in tab.welcomed]
-            outputs += [tab.sections, tab.current, *filled, *tab.welcomed]
+            outputs += [tab.sections, *filled, *tab.welcomed]
 
         def restore(request: gr.Request):
             """What the link says goes into the inputs; what it says wrongly becomes a notice."""
             lang, query = language(request), dict(request.query_params)
-            problems, updates, name = [], [], query.get("tab", names[0])
+            problems, updates, drawn, name = [], [], [], query.get("tab", names[0])
             try:
                 if len(str(request.query_params)) > MAX_QUERY:
                     query = {}
@@ -104,24 +104,27 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
                 values, wrong = tab.read(query if stem == name else {})
                 problems += wrong
                 asked = stem == name and any(key == "section" or key in values for key in query)
-                updates += [gr.Tabs(selected=values["section"]), values["section"] if asked else ""]
+                updates += [gr.Tabs(selected=values["section"])]
+                drawn.append(values["section"] if asked else "")
                 filled = [p for p in tab.params if p.component not in tab.welcomed]
                 updates += [values[p.name] if asked else gr.skip() for p in filled]
                 updates += tab.welcome(values, lang)
                 if stem == name:
                     address = tab.query(values)
-            return [gr.Tabs(selected=name), " ".join(sentence(p, lang) for p in problems[:3]), address, *updates]
+            said = " ".join(sentence(p, lang) for p in problems[:3])
+            return [gr.Tabs(selected=name), said, address, json.dumps(drawn), *updates]
 
-        loaded = demo.load(
-            restore, None, [shell_tabs, notices, opened, *outputs], api_visibility="private", show_progress="hidden"
-        )
+        outputs = [shell_tabs, notices, opened, to_draw, *outputs]
+        loaded = demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")
         loaded.then(
             None,
             [notices, opened],
             None,
             js="(notice, query) => { trugbild.opened(query); if (notice) trugbild.notice(notice); }",
         )
-        for tab in tabs.values():
+        for i, tab in enumerate(tabs.values()):
+            # A section draws when its name arrives here: a step later, when the inputs it reads are filled.
+            loaded.then(None, to_draw, tab.current, js=f"(sections) => JSON.parse(sections)[{i}]")
             inputs = [p.component for p in tab.params]
             standard = {p.name: p.default for p in tab.params}
             js = f"(...values) => trugbild.changed('{tab.stem}', {json.dumps(standard)}, values)"

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 import contextlib
 import functools
 import inspect
+import random
 import threading
 from collections.abc import Callable
 
@@ -49,7 +50,7 @@ from apps.widgets import (
 )
 from pipelines import latents, registry
 from pipelines.latents import MAX_FRAMES, MAX_HOLE, MAX_SAMPLES, MAX_TEMPERATURE, MODES
-from pipelines.problems import choice
+from pipelines.problems import Problem, choice
 
 STEM = "vae_playground"
 SECTIONS = ["plane", "compare", "reconstruct", "interpolate", "sample", "arithmetic", "photo", "how"]
@@ -116,6 +117,8 @@ def build(load: Callable) -> Tab:
             with gr.Column(scale=3, min_width=280):
                 gr.HTML(t("vae.reconstruct.input"), elem_classes="title")
                 source = Examples(DIGITS["input"], elem_id="draw")
+                at_hand = any(inputs.test_set(kind) is not None for kind in inputs.DATASETS)
+                from_test = gr.Button(t("vae.reconstruct.test_picture"), visible=at_hand, elem_classes="controls")
                 with gr.Accordion(t("vae.reconstruct.upload"), open=False, elem_classes="controls"):
                     upload = PictureInput(show_label=False, height=220)
             with gr.Column(scale=5, min_width=300):
@@ -286,6 +289,13 @@ def build(load: Callable) -> Tab:
             lambda on_step: compute.photo(*settings, on_step), lang, functools.partial(photo_facts, lang=lang)
         )
 
+    def test_code(model, lang):
+        kind = "f" if latents.read(registry.get(model).path).garments else "t"
+        pictures = inputs.test_set(kind)
+        if pictures is None:
+            raise Problem("no_test_set")
+        return f"{kind}:{random.randrange(len(pictures))}"
+
     def upload_code(picture, model, lang):
         fit = drawing.fit_plain if latents.read(registry.get(model).path).garments else drawing.fit
         return gr.skip() if picture is None else "u:" + inputs.pack(fit(picture))
@@ -306,13 +316,22 @@ def build(load: Callable) -> Tab:
         handler(switch_model), [model, source], [across, up, axes, card, source, a, b, *terms], **PRIVATE, **QUICK
     )
 
-    def section(name: str, fn: Callable, triggers: list, inputs_: list, outputs: list) -> None:
+    def loading_text(*_, lang):
+        return status(lang, text=say("shell.loading", lang))
+
+    def near_picture(model, x, y, across, up, grid, lang):
+        near = nearest(model, x, y, across, up, lang)
+        return figures(near, lang, big=True) if near else loading_text(lang=lang)
+
+    def section(name: str, fn: Callable, triggers: list, inputs_: list, outputs: list, meanwhile=loading_text) -> None:
+        """`meanwhile(*inputs)` is what the first output shows while the model is being loaded."""
+
         def draw(*values, lang):
             def first(html):
                 return html if len(outputs) == 1 else (html, *[gr.skip()] * (len(outputs) - 1))
 
             if not is_loaded(values[0] if inputs_[0] is model else VAE):
-                yield first(status(lang, text=say("shell.loading", lang)))
+                yield first(meanwhile(*values, lang=lang))
             try:
                 yield fn(*values, lang=lang)
             except Exception:
@@ -329,7 +348,7 @@ def build(load: Callable) -> Tab:
 
     point = [model, x, y, across, up]
     plane_changed = [x.input, y.input, grid.change, across.input, up.input]
-    section("plane", whole_plane, plane_changed, [*point, grid], [picture, plane])
+    section("plane", whole_plane, plane_changed, [*point, grid], [picture, plane], near_picture)
     plane.input(handler(drag), [plane, model, across, up], [picture, x, y], **PRIVATE, **QUICK)
     plane.release(handler(release), [plane, model, across, up], picture, **PRIVATE, **QUICK)
     for button, target in ((as_a, a), (as_b, b)):
@@ -340,6 +359,7 @@ def build(load: Callable) -> Tab:
     for other, pad, out in pairs:
         pad.input(handler(functools.partial(dragged_pair, other)), pad, out, **PRIVATE, **QUICK)
 
+    from_test.click(handler(test_code), model, source, show_progress="hidden", **PRIVATE)
     upload.input(handler(upload_code), [upload, model], source, **PRIVATE, **COMPUTE)
     rebuild_inputs = [model, source, noise, hole, seed, across, up]
     section(

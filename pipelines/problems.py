@@ -49,6 +49,7 @@ SENTENCES = {
     "picture_broken": "This picture is damaged or was cut off; save or download it again.",
     "picture_too_large": "This picture is too large; at most {limit} megapixels can be read.",
     "picture_depth": "The numbers in this picture have no agreed range; save it as a PNG with 8 or 16 bits.",
+    "no_test_set": "The test pictures are not here; start the app with --data and the folder of MNIST.",
     "own_photo": "This was made from a photo of your own, which is not kept; open that photo first.",
     # drawings
     "empty_drawing": "The drawing is empty; draw something first.",

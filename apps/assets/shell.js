@@ -359,12 +359,12 @@ Object.assign(window.trugbild, (() => {
         c.lineTo(points.at(-1)[0] + 0.1, points.at(-1)[1]);
         c.stroke();
       }
-      $(".hint", element).hidden = strokes.length > 0;
+      $(".hint", element).hidden = strokes.length > 0 || Boolean(example);
     });
 
     function mark() {
       const codes = chosen();
-      kind = thumb(codes[0])?.dataset.kind ?? kind;  // digits or garments, whichever the model knows
+      kind = thumb(codes[0])?.dataset.kind ?? {"f:": "garment", "t:": "digit"}[codes[0]?.slice(0, 2)] ?? kind;  // digits or garments, whichever the model knows
       for (const node of element.querySelectorAll("[data-kind]")) node.hidden = node.dataset.kind !== kind;
       for (const node of element.querySelectorAll("[data-code]"))
         node.setAttribute("aria-pressed", String(codes.includes(node.dataset.code)));
