@@ -19,8 +19,8 @@ lint: .venv/tests
 train-vae: .venv/training
 	$(BIN)/accelerate launch training/vae_playground.py $(ARGS)
 
-readme: .venv/app  # its front matter, from space.yaml
-	$(BIN)/python space.py
+readme: .venv/app  # what it repeats: front matter, figures of the models
+	$(BIN)/python readme.py
 
 screenshots: .venv/tests
 	$(BIN)/python tests/screenshots.py

@@ -6,9 +6,9 @@ import gradio
 import pytest
 import yaml
 
-import space
+import readme
 from pipelines import registry
-from space import ROOT
+from readme import ROOT
 
 METADATA = yaml.safe_load((ROOT / "space.yaml").read_text("utf-8"))
 # https://huggingface.co/docs/hub/spaces-config-reference
@@ -21,13 +21,13 @@ def pins(name: str = "requirements.txt") -> dict[str, str]:
 
 
 def test_readme_says_the_same():
-    assert (ROOT / "README.md").read_text("utf-8") == space.readme(), "make readme"
+    assert (ROOT / "README.md").read_text("utf-8") == readme.readme(), "make readme"
 
 
 def test_front_matter():
     front = (ROOT / "README.md").read_text("utf-8").split("---\n")[1]
     assert yaml.safe_load(front) == METADATA
-    assert space.readme().split("\n---\n", 1)[1].startswith("\n# ")
+    assert readme.readme().split("\n---\n", 1)[1].startswith("# ")
 
 
 def test_fields():
