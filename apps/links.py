@@ -96,18 +96,22 @@ class Tab:
     stem: str
     params: list[Param]
     sections: Component  # the inner gr.Tabs, one of which `section=` opens
-    section_names: list[str]
-    current: Component  # hidden: the open section's name, set when there is something to draw in it
+    ticks: Mapping[str, Component]  # section -> hidden number; the section draws itself whenever it changes
     welcome: Callable[[Mapping[str, Any], str], list]  # values, lang -> the first pictures and texts, for `welcomed`
     welcomed: list[Component]
     check: Callable[
         [Mapping[str, Any]], Any
     ]  # raises Problem where values that are good by themselves do not go together
 
+    @property
+    def first(self) -> str:
+        """The section that is open where a link says nothing."""
+        return next(iter(self.ticks))
+
     def read(self, query: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
         """query -> (value of every param, what was wrong). A wrong value leaves its default: the page must open."""
-        values, problems = {"section": self.section_names[0], **{p.name: p.default for p in self.params}}, []
-        kinds = {"section": Choice(lambda: self.section_names), **{p.name: p.kind for p in self.params}}
+        values, problems = {"section": self.first, **{p.name: p.default for p in self.params}}, []
+        kinds = {"section": Choice(lambda: list(self.ticks)), **{p.name: p.kind for p in self.params}}
         for name, text in query.items():
             if name in SHELL_KEYS or name.startswith("__"):
                 continue
@@ -120,7 +124,7 @@ class Tab:
         try:
             self.check(values)
         except Problem as problem:
-            return {"section": self.section_names[0], **{p.name: p.default for p in self.params}}, [*problems, problem]
+            return {"section": self.first, **{p.name: p.default for p in self.params}}, [*problems, problem]
         return values, problems
 
     def query(self, values: Mapping[str, Any]) -> str:
@@ -128,6 +132,6 @@ class Tab:
         shown = {
             p.name: p.kind.format(values[p.name]) for p in self.params if values.get(p.name, p.default) != p.default
         }
-        section = values.get("section", self.section_names[0])
-        where = {} if section == self.section_names[0] else {"section": section}
+        section = values.get("section", self.first)
+        where = {} if section == self.first else {"section": section}
         return urlencode({"tab": self.stem, **where, **shown}, safe=",:")

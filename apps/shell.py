@@ -123,8 +123,10 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
             js="(notice, query) => { trugbild.opened(query); if (notice) trugbild.notice(notice); }",
         )
         for i, tab in enumerate(tabs.values()):
-            # A section draws when its name arrives here: a step later, when the inputs it reads are filled.
-            loaded.then(None, to_draw, tab.current, js=f"(sections) => JSON.parse(sections)[{i}]")
+            # A section draws a step later than the load event, when the inputs it reads are filled.
+            ticks, names_ = list(tab.ticks.values()), json.dumps(list(tab.ticks))
+            js = f"(wanted, ...ticks) => trugbild.redraw('{tab.stem}', {names_}, ticks, JSON.parse(wanted)[{i}])"
+            loaded.then(None, [to_draw, *ticks], ticks, js=js)
             inputs = [p.component for p in tab.params]
             standard = {p.name: p.default for p in tab.params}
             js = f"(...values) => trugbild.changed('{tab.stem}', {json.dumps(standard)}, values)"

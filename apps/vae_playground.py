@@ -78,7 +78,8 @@ def build(load: Callable) -> Tab:
                 model = Dropdown(label=t("vae.model"), value=VAE, choices=names["latent"], filterable=False)
             with gr.Column(scale=3, min_width=280), gr.Accordion(t("shell.about_model"), open=False):
                 card = gr.HTML()
-        current = gr.Textbox("", visible=False, label="section")
+        # In the page, though hidden: only then is a change noticed.
+        ticks = {name: gr.Number(0, visible="hidden", label=name) for name in SECTIONS}
         ids = {}
         with gr.Tabs(elem_classes="sections", selected="plane") as sections:
             for name in SECTIONS:
@@ -227,9 +228,8 @@ def build(load: Callable) -> Tab:
     def release(place, model, across, up, lang):
         return drawn(compute.decode, model, place["x"], place["y"], across, up, lang=lang, big=True)
 
-    def whole_plane(model, x, y, across, up, grid, lang):
-        html = drawn(compute.decode, model, x, y, across, up, lang=lang, big=True)
-        return html, plane_value(model, x, y, across, up, grid, lang)
+    def decoded(model, x, y, across, up, lang):
+        return drawn(compute.decode, model, x, y, across, up, lang=lang, big=True)
 
     def compared(seed, lang):
         values = []
@@ -300,7 +300,7 @@ def build(load: Callable) -> Tab:
         fit = drawing.fit_plain if latents.read(registry.get(model).path).garments else drawing.fit
         return gr.skip() if picture is None else "u:" + inputs.pack(fit(picture))
 
-    def switch_model(model, source, lang):
+    def switch_model(model, source, x, y, grid, lang):
         """The axes of the new model, and its kind of examples if it knows another kind."""
         space = latents.read(registry.get(model).path)
         example = next((e for e in drawing.examples() if e["id"] == source), None)
@@ -308,18 +308,23 @@ def build(load: Callable) -> Tab:
         standard = GARMENTS if space.garments else DIGITS
         sources = [gr.skip()] * len(standard) if same else standard.values()
         axes = (Dropdown(choices=space.axes, value=axis) for axis in space.axes[:2])
-        return *axes, gr.Row(visible=space.dimensions > 2), about(model, lang), *sources
+        place = plane_value(model, x, y, *space.axes[:2], grid, lang)
+        return *axes, gr.Row(visible=space.dimensions > 2), about(model, lang), place, *sources
 
     # ---- events: a section draws itself when it is opened, when the model changes, and when its own inputs do
 
     model_changed = model.input(
-        handler(switch_model), [model, source], [across, up, axes, card, source, a, b, *terms], **PRIVATE, **QUICK
+        handler(switch_model),
+        [model, source, x, y, grid],
+        [across, up, axes, card, plane, source, a, b, *terms],
+        **PRIVATE,
+        **QUICK,
     )
 
     def loading_text(*_, lang):
         return status(lang, text=say("shell.loading", lang))
 
-    def near_picture(model, x, y, across, up, grid, lang):
+    def near_picture(model, x, y, across, up, lang):
         near = nearest(model, x, y, across, up, lang)
         return figures(near, lang, big=True) if near else loading_text(lang=lang)
 
@@ -330,34 +335,39 @@ def build(load: Callable) -> Tab:
             def first(html):
                 return html if len(outputs) == 1 else (html, *[gr.skip()] * (len(outputs) - 1))
 
-            if not is_loaded(values[0] if inputs_[0] is model else VAE):
+            if waiting := not is_loaded(values[0] if inputs_[0] is model else VAE):
                 yield first(meanwhile(*values, lang=lang))
             try:
                 yield fn(*values, lang=lang)
             except Exception:
-                yield first("")
+                if waiting:
+                    yield first("")
                 raise
 
         draw.__signature__ = inspect.signature(fn)
-        event = handler(draw, name), [current, *inputs_], outputs
-        gr.on([current.change, *triggers], *event, **PRIVATE, **QUICK)
-        model_changed.then(*event, **PRIVATE, **QUICK)
+        gr.on([ticks[name].change, *triggers], handler(draw), inputs_, outputs, **PRIVATE, **QUICK)
 
     for name, tab in ids.items():
-        tab.select(None, None, current, js=f"() => trugbild.section('{STEM}', '{name}', '{SECTIONS[0]}')")
+        js = f"(tick) => trugbild.section('{STEM}', '{name}', '{SECTIONS[0]}', tick)"
+        tab.select(None, ticks[name], ticks[name], js=js)
+    every = list(ticks.values())
+    model_changed.then(None, every, every, js=f"(...ticks) => trugbild.redraw('{STEM}', {SECTIONS}, ticks)")
 
     point = [model, x, y, across, up]
-    plane_changed = [x.input, y.input, grid.change, across.input, up.input]
-    section("plane", whole_plane, plane_changed, [*point, grid], [picture, plane], near_picture)
-    plane.input(handler(drag), [plane, model, across, up], [picture, x, y], **PRIVATE, **QUICK)
-    plane.release(handler(release), [plane, model, across, up], picture, **PRIVATE, **QUICK)
+    typed = [x.input, y.input, across.input, up.input]
+    section("plane", decoded, typed, point, [picture], near_picture)
+    gr.on([*typed, grid.change], handler(plane_value), [*point, grid], plane, **PRIVATE, **QUICK)
+    # Not in the lane of the others: a finger does not wait until a model is loaded.
+    finger = {"trigger_mode": "always_last", "show_progress": "hidden"}
+    plane.input(handler(drag), [plane, model, across, up], [picture, x, y], **PRIVATE, **finger)
+    plane.release(handler(release), [plane, model, across, up], picture, **PRIVATE, **finger)
     for button, target in ((as_a, a), (as_b, b)):
         taken = button.click(None, [x, y], target, js="(x, y) => `p:${x}:${y}`")
         taken.then(lambda: gr.Tabs(selected="interpolate"), None, sections, show_progress="hidden", **PRIVATE)
 
     section("compare", compared, [compare_seed.change], [compare_seed], [c for pair in pairs for c in pair[:0:-1]])
     for other, pad, out in pairs:
-        pad.input(handler(functools.partial(dragged_pair, other)), pad, out, **PRIVATE, **QUICK)
+        pad.input(handler(functools.partial(dragged_pair, other)), pad, out, **PRIVATE, **finger)
 
     from_test.click(handler(test_code), model, source, show_progress="hidden", **PRIVATE)
     upload.input(handler(upload_code), [upload, model], source, **PRIVATE, **COMPUTE)
@@ -382,8 +392,8 @@ def build(load: Callable) -> Tab:
     section("arithmetic", sum_of, [term.change for term in terms], [model, *terms], [total])
 
     photo_inputs = [photo_model, own, sample_photo, latent_noise, bits, size, seed]
-    before_inputs = [current, own, sample_photo]
-    gr.on([current.change, sample_photo.change], handler(before, "photo"), before_inputs, photo_out, **PRIVATE, **QUICK)
+    shows_photo = [ticks["photo"].change, sample_photo.change]
+    gr.on(shows_photo, handler(before), [own, sample_photo], photo_out, **PRIVATE, **QUICK)
     own.input(lambda: OWN, None, sample_photo, show_progress="hidden", **PRIVATE)
     photo_model.input(handler(about), photo_model, photo_card, show_progress="hidden", **PRIVATE)
     developing = develop.click(
@@ -456,7 +466,7 @@ def build(load: Callable) -> Tab:
         Param("size", size, Range(64, 1024, whole=True), 512),
     ]
     welcomed = [model, card, plane, picture, across, up, axes, photo_model, photo_card]
-    return Tab(STEM, params, sections, SECTIONS, current, welcome, welcomed, check)
+    return Tab(STEM, params, sections, ticks, welcome, welcomed, check)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import inspect
 import io
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -35,17 +36,16 @@ QUICK = {**COMPUTE, "trigger_mode": "always_last", "show_progress": "hidden"}  #
 MAX_SEED = 2**32 - 1
 
 
-def handler(fn: Callable, section: str | None = None) -> Callable:
+def handler(fn: Callable) -> Callable:
     """fn(..., lang) -> what gradio calls: `lang` comes from the request, a Problem becomes a sentence in that language.
 
-    With `section` the first value is the section that is open, and nothing happens unless it is that one. Anything else
-    that goes wrong is our mistake: it goes to the log, and the person learns no more than that.
+    Anything else that goes wrong is our mistake: it goes to the log, and the person learns no more than that.
     """
     inner = inspect.signature(fn)
     has_lang = "lang" in inner.parameters
     request = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
-    opened = [inspect.Parameter("opened", inspect.Parameter.POSITIONAL_OR_KEYWORD)] if section else []
-    names = opened + [p for name, p in inner.parameters.items() if name not in ("lang", "on_step")]
+    # What has a default is not asked of the page.
+    names = [p for name, p in inner.parameters.items() if name != "lang" and p.default is inspect.Parameter.empty]
 
     def told(error: Exception, lang: str) -> dict:
         if isinstance(error, Problem):
@@ -68,30 +68,24 @@ def handler(fn: Callable, section: str | None = None) -> Callable:
 
         def call(*args):
             values, keywords, lang = split(args)
-            if section and values[0] != section:
-                yield gr.skip()
-                return
             try:
                 refuse(values)
-                yield from fn(*values[len(opened) :], **keywords)
+                yield from fn(*values, **keywords)
             except Exception as error:  # raised here, gradio would put an English title over it
                 gr.Warning(**told(error, lang))
     else:
 
         def call(*args):
             values, keywords, lang = split(args)
-            if section and values[0] != section:
-                return gr.skip()
             try:
                 refuse(values)
-                return fn(*values[len(opened) :], **keywords)
+                return fn(*values, **keywords)
             except Exception as error:
                 raise gr.Error(**told(error, lang), print_exception=False) from None
 
     functools.update_wrapper(call, fn, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     del call.__wrapped__
-    # A default would make gradio pass fewer values; the request is always last.
-    call.__signature__ = inspect.Signature([p.replace(default=inspect.Parameter.empty) for p in names] + [request])
+    call.__signature__ = inspect.Signature([*names, request])
     call.__annotations__ = {"request": gr.Request}
     return call
 
@@ -115,7 +109,8 @@ def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 
         kind = _kind(item.data)
         source = data_url(item.data)
         hint = html.escape(say("shell.save", lang), quote=True)
-        save = f'<a class="save" href="{source}" download="{item.name}.{kind}" title="{hint}"></a>'
+        name = html.escape(item.name.replace("/", "_"), quote=True)
+        save = f'<a class="save" href="{source}" download="{name}.{kind}" title="{hint}"></a>'
         alt = html.escape(html.unescape(_plain(item.caption)) or item.name, quote=True)
         shown = f'<img src="{source}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
         caption = f"<figcaption>{item.caption}</figcaption>" if item.caption else ""
@@ -159,7 +154,9 @@ def facts(pairs: Sequence[tuple[str, str]]) -> str:
 
 def decimal(value: float, lang: str, digits: int = 2) -> str:
     """1.5 -> "1,50" in German; a minus is a minus."""
-    text = f"{value:.{digits}f}".replace("-", "−")
+    if math.isinf(value):
+        return "∞"
+    text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
     return text.replace(".", ",") if lang == "de" else text
 
 

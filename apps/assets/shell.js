@@ -36,10 +36,16 @@ Object.assign(window.trugbild, (() => {
     write();
   }
 
-  function section(stem, name, standard) {
+  function section(stem, name, standard, tick) {  // opened by a person: its tick goes on, so it draws itself
+    if (!ready) return tick;  // the first select event is gradio's, not a person's
     states[stem] ??= {};
     if (name === standard) delete states[stem].section; else states[stem].section = name;
     write();
+    return tick + 1;
+  }
+
+  function redraw(stem, names, ticks, wanted = states[stem]?.section ?? names[0]) {
+    return ticks.map((tick, i) => names[i] === wanted ? tick + 1 : tick);
   }
 
   function select(stem) {
@@ -407,5 +413,5 @@ Object.assign(window.trugbild, (() => {
     load();
   }
 
-  return {changed, section, select, opened, header, notice, plane, examples};
+  return {changed, section, redraw, select, opened, header, notice, plane, examples};
 })());
