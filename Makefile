@@ -36,7 +36,7 @@ benchmarks: .venv/tests
 .venv/tests: tests/requirements.txt .venv/training
 .venv/app .venv/training .venv/tests:
 	@echo "Installing $< into .venv; the first time takes a few minutes (torch is large)."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 .venv/bin/pip:
