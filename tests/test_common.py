@@ -1,6 +1,7 @@
 """training/common.py: a run that is killed, stopped, starved or fed rubbish; always real processes, always tiny."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -222,6 +223,22 @@ def test_full_disk_leaves_the_last_checkpoint(execute, whole, tmp_path):
     assert not (tmp_path / "state" / "state.tmp").exists()
     assert execute(tmp_path, *OFTEN, "--resume").returncode == 0
     assert equal(state(tmp_path), state(whole))
+
+
+def test_full_disk_elsewhere(capsys):
+    with pytest.raises(SystemExit) as caught, common.one_sentence():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.code == 2
+    assert "the last checkpoint is whole" in capsys.readouterr().err
+    with pytest.raises(OSError, match="unrelated"), common.one_sentence():
+        raise OSError("unrelated")
+
+
+def test_out_that_cannot_be_made(execute, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = execute(tmp_path / "file" / "out")
+    assert done.returncode == 2
+    assert "The folder out cannot be made" in done.stderr
 
 
 def test_bf16_resumes_too(execute, tmp_path):

@@ -45,11 +45,11 @@ GANs, methods other than `forward` and double backward work alike on one process
 import argparse
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -62,6 +62,7 @@ from pathlib import Path
 
 import accelerate
 import numpy as np
+import psutil
 import torch
 import yaml
 from accelerate import Accelerator
@@ -105,6 +106,9 @@ class Config:
 FREE = {"data", "out", "cpu", "log_every", "save_every", "sample_every", "resume", "dry_run"}
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, quota, limit on a file's size
+
+
 def parse(cls: type[Config], argv: list[str] | None = None) -> Config:
     """argv -> cls. A flag for every field; lists take several words, bools are --x and --no-x."""
     module = sys.modules[cls.__module__]
@@ -134,8 +138,15 @@ def one_sentence():
     try:
         yield
     except TrainingError as error:
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(2)
+        text = str(error)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in FULL:
+            raise
+        text = f"Nothing more can be written ({error}); the last checkpoint is whole, --resume goes on from it."
+    else:
+        return
+    print(f"\n{text}", file=sys.stderr)
+    sys.exit(2)
 
 
 def launch(main, cls: type[Config], argv: list[str] | None = None) -> None:
@@ -234,9 +245,10 @@ def write_state(path: Path, state: dict) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        if os.name == "posix":  # there, the new name is safe once its folder is
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise TrainingError(f"{path.name} could not be written ({error}); its predecessor is whole.") from error
@@ -283,7 +295,10 @@ class Run:
         if config.resume and not config.dry_run and self.state_path.exists():
             self._load()
         if self.is_main and not config.dry_run:
-            (self.folder / "state").mkdir(parents=True, exist_ok=True)
+            try:
+                (self.folder / "state").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise TrainingError(f"The folder {self.folder.name} cannot be made: {error.strerror}.") from error
             self._cut_log()
         first, before = self.step, self.seconds
         launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
@@ -454,7 +469,7 @@ class Run:
     def _say_plan(self, seconds: float) -> typing.NoReturn:
         modules = {k: v for k, v in self.tracked.items() if isinstance(v, torch.nn.Module)}
         sizes = ", ".join(f"{k} {sum(p.numel() for p in m.parameters()):,} parameters" for k, m in modules.items())
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        memory = psutil.Process().memory_info().rss / 2**20
         if self.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated() / 2**20
         self._say(f"{sizes}; {memory:,.0f} MB of memory on {hardware(self.device)}")

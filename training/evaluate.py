@@ -51,8 +51,19 @@ def accuracy(net: nn.Module, pictures: Callable[[torch.Tensor], torch.Tensor], l
     return sum((net(pictures(i)).argmax(1) == labels[i]).sum().item() for i in chunks) / len(labels)
 
 
+def prior(model: DenseVAE, codes: torch.Tensor, n: int) -> tuple[torch.Tensor, ...]:
+    """n codes in chunks from N(0, 1); from the Gaussian around the codes if a plain autoencoder has no prior."""
+    z = torch.randn(n, model.config.latent_dim, generator=torch.Generator().manual_seed(0))
+    if not model.config.variational:
+        z = codes.mean(0) + z @ torch.linalg.cholesky(codes.T.cov()).T
+    return z.split(1000)
+
+
 def vae_measure(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
-    """ELBO and errors on test pictures; what a classifier makes of reconstructions and of samples from the prior."""
+    """ELBO and errors on test pictures; what a classifier makes of reconstructions and of samples from the prior.
+
+    `classes_among_clear_samples` is the exponential of the entropy of their classes: 10 if all are equally frequent.
+    """
     train = common.load_images(args.data, size=28, channels=1)
     test = common.load_images(args.data, size=28, channels=1, split="test")
     labels = torch.tensor(test.column("label"))
@@ -62,14 +73,15 @@ def vae_measure(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
     @torch.no_grad()
     def measure(folder: Path) -> dict[str, float]:
         model = DenseVAE.from_pretrained(folder, torch_dtype=torch.float32).eval()
-        z = torch.randn(args.samples, model.config.latent_dim, generator=torch.Generator().manual_seed(0))
-        sure = torch.cat([net(model.decode(part)).softmax(1).amax(1) for part in z.split(1000)])
+        codes = vae_playground.encode_all(model, test)
+        sure, which = torch.cat([net(model.decode(z)).softmax(1) for z in prior(model, codes, args.samples)]).max(1)
+        shares = which[sure > CLEAR].bincount() / (sure > CLEAR).sum()
+        reconstructed = accuracy(net, lambda i: model.decode(codes[i]), labels)
         return vae_playground.measure(model, test) | {
-            f"samples_clear_p_over_{CLEAR}": round((sure > CLEAR).float().mean().item(), 4),
             "samples_drawn": args.samples,
-            "reconstructions_classified_right": round(
-                accuracy(net, lambda i: model.decode(model.encode(test.batch(i))[0]), labels), 4
-            ),
+            f"samples_clear_p_over_{CLEAR}": round((sure > CLEAR).float().mean().item(), 4),
+            "classes_among_clear_samples": round(torch.special.entr(shares).sum().exp().item(), 2),
+            "reconstructions_classified_right": round(reconstructed, 4),
             "classifier_test_accuracy": round(own, 4),
         }
 

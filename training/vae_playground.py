@@ -164,7 +164,7 @@ def main(config: Config) -> None:
         "kind": "latent",
         "year": 2026,
         "licence": "Apache-2.0",
-        "title": f"{run.folder.name}: {describe(config)}",
+        "title": run.folder.name,
         "summary": f"{describe(config)} Trained with `training/vae_playground.py` of Trugbild.",
         "use": f'vae = DenseVAE.from_pretrained("{run.folder.name}")  # from pipelines.models.vae',
         "data": DATA[config.dataset] | {"train": len(data), "test": len(test)},
