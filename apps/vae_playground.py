@@ -35,6 +35,7 @@ from apps.widgets import (
     Radio,
     Slider,
     about,
+    before_after,
     decimal,
     endpoint,
     facts,
@@ -280,8 +281,8 @@ def build(load: Callable) -> Tab:
     def photo_facts(made, lang):
         digits = {"psnr": 1, "bytes": 0, "latent_bytes": 0}
         told = [(say(f"vae.photo.{key}", lang), decimal(made.numbers[key], lang, digits[key])) for key in digits]
-        pair, channels = made.figures[:2], made.figures[2:]
-        return figures(pair, lang, least=220) + facts(told) + figures(channels, lang, least=90)
+        before, after, *channels = made.figures
+        return before_after(before, after, lang) + facts(told) + figures(channels, lang, least=90)
 
     def develop_photo(model, own, sample, noise, bits, size, seed, lang):
         settings = load, model, own if sample == OWN else None, sample, noise, bits, size, seed, lang
@@ -393,7 +394,7 @@ def build(load: Callable) -> Tab:
 
     photo_inputs = [photo_model, own, sample_photo, latent_noise, bits, size, seed]
     shows_photo = [ticks["photo"].change, sample_photo.change]
-    gr.on(shows_photo, handler(before), [own, sample_photo], photo_out, **PRIVATE, **QUICK)
+    gr.on(shows_photo, handler(before), [own, sample_photo], photo_out, **PRIVATE, **finger)
     own.input(lambda: OWN, None, sample_photo, show_progress="hidden", **PRIVATE)
     photo_model.input(handler(about), photo_model, photo_card, show_progress="hidden", **PRIVATE)
     developing = develop.click(

@@ -106,17 +106,33 @@ def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 
     """Pictures in a row that wraps, as HTML. `least` is the width in px below which they wrap."""
 
     def one(item: Figure) -> str:
-        kind = _kind(item.data)
-        source = data_url(item.data)
-        hint = html.escape(say("shell.save", lang), quote=True)
-        name = html.escape(item.name.replace("/", "_"), quote=True)
-        save = f'<a class="save" href="{source}" download="{name}.{kind}" title="{hint}"></a>'
         alt = html.escape(html.unescape(_plain(item.caption)) or item.name, quote=True)
-        shown = f'<img src="{source}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
+        shown = f'<img src="{data_url(item.data)}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
         caption = f"<figcaption>{item.caption}</figcaption>" if item.caption else ""
-        return f'<figure><div class="frame">{shown}</div>{save if item.name else ""}{caption}</figure>'
+        return f'<figure><div class="frame">{shown}</div>{_save_link(item, lang)}{caption}</figure>'
 
     return f'<div class="figures{" big" if big else ""}" style="--least:{least}px">{"".join(map(one, items))}</div>'
+
+
+def before_after(before: Figure, after: Figure, lang: str) -> str:
+    """Two pictures of one size over each other, with a handle to draw one aside."""
+    save = _save_link(after, lang)
+    label = html.escape(say("shell.compare", lang), quote=True)
+    return (
+        f'<div class="figures big"><figure><div class="frame aside"><img src="{data_url(before.data)}" alt="">'
+        f'<img src="{data_url(after.data)}" alt=""><input type="range" aria-label="{label}" '
+        f"oninput=\"this.parentNode.style.setProperty('--at', this.value + '%')\"></div>{save}"
+        f'<figcaption class="ends"><span>{before.caption}</span><span>{after.caption}</span></figcaption>'
+        "</figure></div>"
+    )
+
+
+def _save_link(item: Figure, lang: str) -> str:
+    if not item.name:
+        return ""
+    hint, name = say("shell.save", lang), f"{item.name.replace('/', '_')}.{_kind(item.data)}"
+    hint, name = html.escape(hint, quote=True), html.escape(name, quote=True)
+    return f'<a class="save" href="{data_url(item.data)}" download="{name}" title="{hint}"></a>'
 
 
 def _kind(data: bytes) -> str:
@@ -153,11 +169,11 @@ def facts(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def decimal(value: float, lang: str, digits: int = 2) -> str:
-    """1.5 -> "1,50" in German; a minus is a minus."""
+    """1234.5 -> "1.234,50" in German; a minus is a minus."""
     if math.isinf(value):
         return "∞"
-    text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-    return text.replace(".", ",") if lang == "de" else text
+    text = f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+    return text.translate(str.maketrans(",.", ".,")) if lang == "de" else text
 
 
 class Result(NamedTuple):

@@ -65,7 +65,7 @@ def test_every_value_of_every_input_survives_the_link(page):
             if state := beside(tab, param.name, value):
                 values, problems = there_and_back(tab, state)
                 assert problems == [], (param.name, value, problems)
-                assert values == {"section": tab.section_names[0], **state}
+                assert values == {"section": tab.first, **state}
                 assert value == param.default or type(values[param.name]) is type(value), param.name
                 survived[tab.stem, param.name] += 1
     for tab, param in every(page):
@@ -83,7 +83,7 @@ def test_all_inputs_at_once_survive_and_the_link_is_short_enough(page):
                 tab.check(state)
             except Problem:  # axes that the model does not have
                 state |= {"across": "z2", "up": "z1"}
-            for section in tab.section_names:
+            for section in tab.ticks:
                 query = tab.query({**state, "section": section})
                 assert len(query) < links.MAX_QUERY
                 assert tab.read(QueryParams(query)) == ({**state, "section": section}, [])
@@ -101,7 +101,7 @@ def test_defaults_are_legal_and_left_out(page):
     for tab in page.tabs.values():
         defaults = {param.name: param.default for param in tab.params}
         assert tab.query(defaults) == f"tab={tab.stem}"
-        assert tab.read({}) == ({"section": tab.section_names[0], **defaults}, [])
+        assert tab.read({}) == ({"section": tab.first, **defaults}, [])
         for param in tab.params:
             text = param.kind.format(param.default)
             assert param.kind.parse(param.name, text) == param.default, param.name
