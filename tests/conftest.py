@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from served import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 # gradio reads these when it is imported.
@@ -23,12 +23,6 @@ PHOTO = "local/tiny-photo"  # an autoencoder that knows nothing, but has the rig
 
 def pytest_unconfigure():
     shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

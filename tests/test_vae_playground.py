@@ -589,7 +589,7 @@ BAD_CALLS = {
     "decode": [
         (1, [float("nan"), float("inf"), -float("inf"), 1e9, "0.5", None, [], {}, True, "x" * 10_000, 10**400]),
         (3, ["z3", "", None, 5, [], "z2", "z1\x00", "../..", "x" * 10_000]),
-        (0, ["unknown", "", None, 5, [VAE], "../../etc/passwd", PHOTO, "x" * 10_000]),
+        (0, ["unknown", "", None, 5, [VAE], "../../etc/passwd", PHOTO, "x" * 10_000, str(registry.CHECKPOINTS / VAE)]),
     ],
     "reconstruct": [
         (1, ["", ",", None, 5, [], {}, "x", "s:", "s:%%%", "s:AAAA", "u:", "u:AAAA", "p:0:0", "s:" + "A" * 20_000]),
@@ -732,8 +732,8 @@ def test_bad_pictures_are_one_sentence(clients, tmp_path, name, lang):
     "picture",
     [
         {"url": "data:image/png;base64,!!!!"}, {"url": "data:image/png;base64,AAA"}, {"url": "data:,"},
-        {"url": "data:"}, {"path": "/etc/passwd"}, {"path": "../../etc/passwd"}, {"path": "/no/such/file.png"}, {"path": ""},
-        {"path": None, "url": None}, "x", 5, [], {}, {"path": {}}, {"path": "http://127.0.0.1:1/x.png"},
+        {"url": "data:"}, {"path": "/etc/passwd"}, {"path": "../../etc/passwd"}, {"path": "/no/such/file.png"},
+        {"path": ""}, {"path": None, "url": None}, "x", 5, [], {}, {"path": {}}, {"path": "http://127.0.0.1:1/x.png"},
         {"url": "http://127.0.0.1:1/x.png"}, {"path": "x", "url": "file:///etc/passwd"},
     ],
     ids=str,
