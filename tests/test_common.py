@@ -411,6 +411,8 @@ def test_the_same_pictures_from_every_source(tmp_path, monkeypatch):
         assert torch.equal(data.pixels[:, 0], torch.from_numpy(pixels)), source
         assert [str(label) for label in data.column("label")] == ["7"] * 3
     assert len(common.load_images(tmp_path / "parquet", size=8, split="test")) == 1
+    with pytest.raises(common.TrainingError, match="folder has no part for test"):
+        common.load_images(tmp_path / "folder", size=8, split="test")
     with pytest.raises(common.TrainingError, match="no column 'caption'; it has label"):
         common.load_images(tmp_path / "idx", size=8, channels=1).column("caption")
 

@@ -132,7 +132,7 @@ def test_plane_runs_from_top_left_to_bottom_right():
         def decode(self, z):
             return (z[:, 0] + 10 * z[:, 1]).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28) / 33
 
-    sheet = np.asarray(vae_playground.plane(Where(), radius=3.0, side=3))[14::28, 14::28].astype(float)
+    sheet = np.asarray(vae_playground.plane(Where(), radius=3.0, grid=3))[14::28, 14::28].astype(float)
     x, y = np.array([-3, 0, 3]), np.array([3, 0, -3])
     assert sheet == pytest.approx(((x + 10 * y[:, None]) / 33 + 1) * 127.5, abs=1)
 

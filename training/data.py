@@ -60,11 +60,14 @@ def load_images(
     idx = sorted(path.glob({"train": "train", "test": "t10k"}[split] + "-images-idx3-ubyte*")) if path.is_dir() else []
     if idx:
         return _load_idx(idx[0], size, channels)
-    if path.is_dir() and (path / split).is_dir():
-        path = path / split
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    part = path / split if (path / split).is_dir() else path
+    files = [path] if path.is_file() else sorted(part.rglob("*.parquet"))
+    named = [f for f in files if f.name.startswith(split)]
+    if split != "train" and part == path and not named:
+        raise TrainingError(f"{path.name} has no part for {split}: no {split}/ and no {split}*.parquet.")
+    path = part
     if files[:1] and files[0].suffix == ".parquet":
-        files = [f for f in files if f.name.startswith(split)] or files
+        files = named or files
         return _decode(_parquet_rows(files, image_column), path.name, size, channels, fit)
     return _decode(_folder_rows(path), path.name, size, channels, fit)
 

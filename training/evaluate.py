@@ -26,7 +26,7 @@ CLEAR = 0.9  # a sample whose class the classifier gives more than this probabil
 
 def train_classifier(data: common.Images, steps: int, seed: int = 0) -> nn.Module:
     """Grey 28 x 28 pictures -> a small convolutional net, x (N, 1, 28, 28) in [-1, 1] -> logits of its classes."""
-    labels = torch.tensor(data.column("label"))
+    labels = vae_playground.class_numbers(data).long()
     torch.manual_seed(seed)
     net = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -66,7 +66,7 @@ def vae_measure(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
     """
     train = common.load_images(args.data, size=28, channels=1)
     test = common.load_images(args.data, size=28, channels=1, split="test")
-    labels = torch.tensor(test.column("label"))
+    labels = vae_playground.class_numbers(test).long()
     net = train_classifier(train, args.classifier_steps)
     own = accuracy(net, test.batch, labels)
 

@@ -106,9 +106,15 @@ def measure(model: DenseVAE, data: common.Images, draws: int = 8, seed: int = 0)
     }
 
 
+def class_numbers(data: common.Images) -> torch.Tensor:
+    """Labels, numbers or names of folders, -> uint8 (N,), numbered in their order."""
+    number = {label: i for i, label in enumerate(sorted(set(data.column("label"))))}
+    return torch.tensor([number[label] for label in data.column("label")], dtype=torch.uint8)
+
+
 def write_codes(folder: Path, model: DenseVAE, data: common.Images) -> float:
     """codes.safetensors: what the latent plane shows of the test pictures. -> half the side of a square around them."""
-    codes, labels = encode_all(model, data), torch.tensor(data.column("label"), dtype=torch.uint8)
+    codes, labels = encode_all(model, data), class_numbers(data)
     classes = range(int(labels.max()) + 1)
     lower, upper = codes.quantile(torch.tensor([0.01, 0.99]), dim=0)
     tensors = {
@@ -123,11 +129,11 @@ def write_codes(folder: Path, model: DenseVAE, data: common.Images) -> float:
 
 
 @torch.no_grad()
-def plane(model: DenseVAE, radius: float, side: int):
-    """Decodings of side x side codes over [-radius, radius]^2, the top row at y = +radius -> one grey PIL picture."""
-    axis = torch.linspace(-radius, radius, side)
+def plane(model: DenseVAE, radius: float, grid: int):
+    """Decodings of grid x grid codes over [-radius, radius]^2, the top row at y = +radius -> one grey PIL picture."""
+    axis = torch.linspace(-radius, radius, grid)
     y, x = torch.meshgrid(axis.flip(0), axis, indexing="ij")
-    return common.grid(model.decode(torch.stack([x, y], -1).reshape(-1, 2).to(model.device)), side)
+    return common.grid(model.decode(torch.stack([x, y], -1).reshape(-1, 2).to(model.device)), grid)
 
 
 def main(config: Config) -> None:
@@ -136,10 +142,15 @@ def main(config: Config) -> None:
     run = common.Run(config)
     data = common.load_images(config.data, size=28, channels=1)
     test = common.load_images(config.data, size=28, channels=1, split="test")
+    class_numbers(test)  # that there are labels is better known now than after training
 
-    model = DenseVAE(28, config.hidden, config.blocks, config.latent_dim, config.variational, config.beta).to(
-        run.device
-    )
+    model = DenseVAE(
+        hidden=config.hidden,
+        blocks=config.blocks,
+        latent_dim=config.latent_dim,
+        variational=config.variational,
+        beta=config.beta,
+    ).to(run.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     run.track(model=model, optimizer=optimizer)
 
@@ -171,11 +182,9 @@ def main(config: Config) -> None:
         "figures": measure(model, test),
         "limits": LIMITS,
     }
-    if config.latent_dim == 2:
+    if config.latent_dim == 2 and run.is_main:
         training["plane"] = {"radius": 3.0 if config.variational else round(radius, 1), "grid": 21}
-        plane(model, training["plane"]["radius"], training["plane"]["grid"]).save(
-            run.folder / "plane.png", optimize=True
-        )
+        plane(model, **training["plane"]).save(run.folder / "plane.png", optimize=True)
     run.save(model, training)
 
 
