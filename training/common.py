@@ -70,7 +70,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from training.data import Images, TrainingError, load_images, read_idx  # noqa: F401 - scripts need `common` alone
+from training.data import Images, TrainingError, load_images  # noqa: F401 - scripts need `common` alone
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -1,11 +1,13 @@
 """Train a variational autoencoder (or a plain one) of small grey pictures: MNIST, Fashion-MNIST or your own.
 
     accelerate launch training/vae_playground.py --data ../shared/data/digits/mnist --out runs/vae-digits-2d
-    accelerate launch training/vae_playground.py --data ... --out runs/ae-digits-2d --no-variational
-    accelerate launch training/vae_playground.py --data ... --out runs/vae-digits-16d --latent-dim 16
-    accelerate launch training/vae_playground.py --data ... --out runs/vae-digits-2d-beta4 --beta 4
+    ... --out runs/ae-digits-2d --no-variational --steps 8000
+    ... --out runs/vae-digits-16d --latent-dim 16 --hidden 400 256 --beta 1.5 --steps 20000
+    ... --out runs/vae-digits-2d-beta4 --beta 4 --hidden 256 128 --blocks 3 --steps 4000
+    ... --data ../shared/data/digits/fashion --dataset fashion --out runs/vae-fashion-2d --steps 7000
     torchrun --nproc-per-node 2 training/vae_playground.py ...          two processes, the same losses
 
+Add --precision bf16 where the processor has it, as the bundled models did; a quarter of an hour each at most.
 OUT becomes a folder that `pipelines.load` reads: weights, card, training.json, codes.safetensors (codes of the test
 pictures) and, for two dimensions, plane.png (decodings on a square grid).
 
@@ -52,7 +54,7 @@ class Config(common.Config):
     blocks: int = common.option(4, "residual layers next to the code, in encoder and decoder")
     variational: bool = common.option(True, "no: a plain autoencoder, the same net without KL term")
     beta: float = common.option(1.0, "weight of the KL term")
-    steps: int = common.option(20_000, "updates in all")
+    steps: int = common.option(16_000, "updates in all")
 
 
 def reconstruction_loss(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
