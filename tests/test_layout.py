@@ -12,17 +12,7 @@ from pipelines import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
-    "apps": {
-        "torch",
-        "torchvision",
-        "diffusers",
-        "transformers",
-        "accelerate",
-        "datasets",
-        "peft",
-        "training",
-        "tests",
-    },
+    "apps": {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "training", "tests"},
     "pipelines": {"gradio", "accelerate", "datasets", "peft", "apps", "training", "tests"},
     "training": {"gradio", "apps", "tests"},
 }
