@@ -216,11 +216,8 @@ def main(config: Config) -> None:
     adam = {"lr": config.lr, "betas": (0.0, 0.99), "eps": 1e-8}
     g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
     d_optimizer = torch.optim.Adam(discriminator.parameters(), **adam)
-    numbers = {
-        "augment": 0.0,
-        "realness": 0.0,
-        "path": 0.0,
-    }  # probability; means of the sign of D(real), of path lengths
+    # probability of augmentation; running means of the sign of D(real) and of path lengths
+    numbers = {"augment": 0.0, "realness": 0.0, "path": 0.0}
     run.track(
         generator=generator, discriminator=discriminator, ema=ema, g_optimizer=g_optimizer, d_optimizer=d_optimizer,
         numbers=numbers,
@@ -229,14 +226,13 @@ def main(config: Config) -> None:
     options = {"fullgraph": True, "disable": not config.compile}
     synthesis, judge = torch.compile(generator.synthesis, **options), torch.compile(discriminator.forward, **options)
 
+    def spoil(x: torch.Tensor, name: str) -> torch.Tensor:
+        return augment(x, numbers["augment"], run.generator(f"{name} {run.rank}"))
+
     for step in run.steps():
         images = (step + 1) * config.batch_size
-        fade = (
-            torch.tensor(images / config.fade_images, device=run.device)
-            if grown and images < config.fade_images
-            else None
-        )
-        spoil = lambda x, name: augment(x, numbers["augment"], run.generator(f"{name} {run.rank}"))  # noqa: E731
+        fading = grown and images < config.fade_images
+        fade = torch.tensor(images / config.fade_images, device=run.device) if fading else None
 
         # what this step sees
         chosen = run.indices(len(data))
@@ -265,9 +261,8 @@ def main(config: Config) -> None:
                 x = generator.synthesis(ws, noise, fade)
             lengths = path_lengths(x, ws, torch.randn_like(x))
             numbers["path"] += 0.01 * (run.mean(lengths.mean()) - numbers["path"])
-            run.update(
-                config.path_length * config.path_every * (lengths - numbers["path"]).square().mean(), g_optimizer
-            )
+            path_loss = (lengths - numbers["path"]).square().mean()  # eq. 4
+            run.update(config.path_length * config.path_every * path_loss, g_optimizer)
         half_life = min(config.ema_images, 0.05 * images)
         ema.update(generator, 0.5 ** (config.batch_size / half_life))
 
@@ -286,9 +281,8 @@ def main(config: Config) -> None:
             run.log(penalty=penalty)
         if config.augment_target:  # Karras et al. 2020, "Limited Data", section 3.1: r_t
             numbers["realness"] += 0.05 * (run.mean(on_real.sign().mean()) - numbers["realness"])
-            towards = math.copysign(
-                config.batch_size / config.augment_images, numbers["realness"] - config.augment_target
-            )
+            excess = numbers["realness"] - config.augment_target
+            towards = math.copysign(config.batch_size / config.augment_images, excess)
             numbers["augment"] = min(max(numbers["augment"] + towards, 0), 0.8)
 
         run.log(g_loss=g_loss, d_loss=d_loss, g_norm=g_norm, d_norm=d_norm, real=on_real.mean(), fake=on_fake.mean())
