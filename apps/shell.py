@@ -12,7 +12,7 @@ import gradio as gr
 import segno
 
 from apps import server
-from apps.i18n import browser_texts, language, say, sentence, t
+from apps.i18n import LANGUAGES, browser_texts, language, say, sentence, t
 from apps.links import MAX_QUERY, Tab
 from apps.theme import Trugbild
 from pipelines import recipe
@@ -35,11 +35,17 @@ class Header(gr.HTML):
         )
 
 
-def qr(link: str, request: gr.Request) -> dict:
+def _spoken(message: dict) -> str:
+    """The language of the page that calls; these calls carry no query, so the page says it."""
+    lang = message.get("lang") if isinstance(message, dict) else None
+    return lang if lang in LANGUAGES else "en"
+
+
+def qr(message: dict) -> dict:
     """A link as an SVG for the back row."""
-    lang = language(request)
+    link = message.get("link") if isinstance(message, dict) else None
     if not isinstance(link, str) or len(link) > MAX_QR:
-        return {"problem": say("shell.link_too_long", lang)}
+        return {"problem": say("shell.link_too_long", _spoken(message))}
     return {"svg": segno.make(link, error="m").svg_inline(scale=8, border=3, omitsize=True)}
 
 
@@ -48,9 +54,9 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
     with gr.Blocks(title="Trugbild", analytics_enabled=False, delete_cache=(60, server.UPLOADS_KEPT)) as demo:
         tabs: dict[str, Tab] = {}
 
-        def open_picture(message: dict, request: gr.Request) -> dict:
+        def open_picture(message: dict) -> dict:
             """A saved picture (as a data URL) -> the link that shows how it was made, or why not."""
-            lang = language(request)
+            lang = _spoken(message)
             try:
                 data = base64.b64decode(message["data"].partition(",")[2], validate=True)
                 found = recipe.read(data)

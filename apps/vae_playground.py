@@ -143,7 +143,7 @@ def build(load: Callable) -> Tab:
                         [(t("vae.interpolate.lerp"), "lerp"), (t("vae.interpolate.slerp"), "slerp")], value="lerp",
                         label=t("vae.interpolate.mode"),
                     )  # fmt: skip
-                    frames = Slider(2, MAX_FRAMES, 24, step=1, label=t("vae.interpolate.frames"))
+                    frames = Slider(2, MAX_FRAMES, 24, step=1, label=t("vae.interpolate.frames"), min_width=240)
                 walk, walk_stop = run_row(t("vae.interpolate.run"))
                 walk_status = gr.HTML(min_height=30)
                 way = gr.HTML(min_height=240)

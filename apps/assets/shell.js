@@ -66,6 +66,7 @@ Object.assign(window.trugbild, (() => {
   // ---- header ------------------------------------------------------------------------------------------------------
   function dark(on) {
     document.body.classList.toggle("dark", on);
+    document.body.style.background = "var(--body-background-fill)";  // gradio has set the colour of before
     const url = new URL(location.href);
     url.searchParams.set("__theme", on ? "dark" : "light");
     history.replaceState(null, "", url);
@@ -112,7 +113,7 @@ Object.assign(window.trugbild, (() => {
         $("[data-qr]", element).replaceChildren();
         $("[data-action=copy]", element).textContent = words.copy;
         dialog.showModal();
-        const answer = await server.qr(location.href);
+        const answer = await server.qr({link: location.href, lang: window.trugbild.lang});
         $("[data-qr]", element).innerHTML = answer.svg ?? "";
         if (answer.problem) $("[data-qr]", element).textContent = answer.problem;
       },
@@ -371,7 +372,8 @@ Object.assign(window.trugbild, (() => {
     function mark() {
       const codes = chosen();
       kind = thumb(codes[0])?.dataset.kind ?? {"f:": "garment", "t:": "digit"}[codes[0]?.slice(0, 2)] ?? kind;  // digits or garments, whichever the model knows
-      for (const node of element.querySelectorAll("[data-kind]")) node.hidden = node.dataset.kind !== kind;
+      $(".thumbs", element).dataset.kind = kind;
+      for (const node of element.querySelectorAll("button[data-kind]")) node.hidden = node.dataset.kind !== kind;
       for (const node of element.querySelectorAll("[data-code]"))
         node.setAttribute("aria-pressed", String(codes.includes(node.dataset.code)));
       if (pad) { if (!drawn() && !stroke) strokes = []; pad.repaint(); }
