@@ -71,7 +71,7 @@ def test_card_says_what_training_json_says(folder):
     front = yaml.safe_load(front)
     assert front["license"] == "apache-2.0"
     assert {"library_name", "pipeline_tag", "tags"} <= front.keys()
-    rows = dict(re.findall(r"^\| (\S+) \| (.+) \|$", body, re.MULTILINE))
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", body, re.MULTILINE))
     assert {key: rows[key] for key in facts["figures"]} == {key: str(value) for key, value in facts["figures"].items()}
     assert {key: rows[key] for key in facts["config"]} == {key: str(value) for key, value in facts["config"].items()}
     for words in ("name", "url", "licence", "attribution"):

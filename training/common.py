@@ -450,7 +450,10 @@ class Run:
         return json.loads(json.dumps(dataclasses.asdict(self.config), default=str))
 
     def save(self, model, training: dict) -> None:
-        """The finished model -> <out>: fp16 weights, training.json, card. `training`: see `write_card`."""
+        """The finished model -> <out>: fp16 weights, training.json, card. `training`: see `write_card`.
+
+        The main process writes, no other waits: a script may also call it where only the main one comes (`due`).
+        """
         if self.is_main:
             deepcopy(model).half().save_pretrained(self.folder)
             known = {
@@ -460,7 +463,6 @@ class Run:
                 **provenance(self.device),
             }
             write_card(self.folder, training | known)
-        self.accelerator.wait_for_everyone()
 
     def _say(self, text: str) -> None:
         if self.is_main:
