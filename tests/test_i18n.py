@@ -98,7 +98,7 @@ def test_every_visible_string_of_the_page_is_in_the_files(page):
     literal = []
     for component in page.demo.get_config_file()["components"]:
         props, kind = component["props"], component["type"]
-        if props.get("visible") is False:
+        if props.get("visible") in (False, "hidden"):
             continue
         read = [props.get(name) for name in ("label", "info", "placeholder", "title", "submit_btn", "stop_btn")]
         read += [choice[0] for choice in props.get("choices") or []]

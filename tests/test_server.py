@@ -235,14 +235,15 @@ def test_what_the_page_does_by_itself_is_not_in_the_api(http_):
 def test_the_header_answers_over_the_network(app, http_):
     component = app.header._id
 
-    def call(name, data, lang="en"):
+    def call(name, data):
         body = {"component_id": component, "fn_name": name, "data": data, "session_hash": "test"}
-        return http_.post("/gradio_api/component_server", json=body, headers={"accept-language": lang})
+        return http_.post("/gradio_api/component_server", json=body)
 
-    assert call("qr", "http://127.0.0.1/?tab=vae_playground").json()["svg"].startswith("<svg")
+    assert call("qr", {"link": "http://127.0.0.1/?tab=vae_playground"}).json()["svg"].startswith("<svg")
     for lang in LANGUAGES:
-        assert call("qr", "x" * 9999, lang).json() == {"problem": i18n.say("shell.link_too_long", lang)}
-        told = call("open_picture", {"data": "data:image/png;base64,AAAA"}, lang).json()
+        told = call("qr", {"link": "x" * 9999, "lang": lang}).json()
+        assert told == {"problem": i18n.say("shell.link_too_long", lang)}
+        told = call("open_picture", {"data": "data:image/png;base64,AAAA", "lang": lang}).json()
         assert told == {"problem": i18n.say("problems.recipe_format", lang)}
     assert call("page", {}).status_code == 404
     for data in (None, 5, [], {"data": "x" * 10_000}):

@@ -1,10 +1,13 @@
 """The VAE playground: what its wrapper promises, the tab through its API, recipes, and everything that people send."""
 
+import base64
+import dataclasses
 import io
 import json
 import struct
 import threading
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,7 +180,7 @@ def test_bad_numbers_are_problems(vae, bad):
         lambda: vae.sample(seed=bad),
         lambda: vae.interpolate(np.zeros(2), np.ones(2), frames=bad),
     ):
-        assert code(call) in ("not_a_number", "out_of_range", "not_whole")
+        assert code(call) in ("missing", "not_a_number", "out_of_range", "not_whole")
 
 
 @pytest.mark.parametrize("mode", ["cubic", "", None, 5, ["lerp"]])
@@ -386,7 +389,7 @@ def test_the_page_answers_while_something_is_computed(app, clients, monkeypatch)
         assert begun.wait(60)
         second = clients["de"].submit(VAE, 0.3, 0.0, "z1", "z2", api_name="/decode")
         assert not first.done() and not second.done()
-        assert app.header.qr("http://127.0.0.1/", None)["svg"]
+        assert app.header.qr({"link": "http://127.0.0.1/"})["svg"]
     finally:
         go.set()
     assert first.result(60) and second.result(60)
@@ -443,15 +446,14 @@ def test_every_bundled_model_does_every_task(clients, model):
 # ---- recipes --------------------------------------------------------------------------------------------------------
 
 
-def opened(app, file, lang="en") -> dict:
-    """A saved picture put into the page's header -> values of all inputs of the tab it came from."""
-    import base64
+def data_url(data: bytes) -> dict:
+    """What the page's header sends for a file that was put into it."""
+    return {"data": "data:image/png;base64," + base64.b64encode(data).decode()}
 
-    with open(file, "rb") as stream:
-        data = "data:image/png;base64," + base64.b64encode(stream.read()).decode()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("apps.shell.language", lambda _: lang)
-        answer = app.header.open_picture({"data": data}, None)
+
+def opened(app, file) -> dict:
+    """A saved picture put into the page's header -> values of all inputs of the tab it came from."""
+    answer = app.header.open_picture(data_url(Path(file).read_bytes()))
     assert "problem" not in answer, answer
     values, problems = app.tabs[STEM].read(QueryParams(answer["query"].removeprefix("?")))
     assert problems == []
@@ -529,12 +531,11 @@ def test_a_picture_of_ones_own_photo_says_that_the_photo_is_needed(app, clients,
     photo = tmp_path / "own.png"
     Image.linear_gradient("L").convert("RGB").save(photo)
     files, _ = clients["en"].predict(PHOTO, handle_file(photo), "cat", 0.0, 32, 64, 0, api_name="/autoencode_photo")
-    import base64
-
-    with open(files[1], "rb") as stream:
-        data = "data:image/png;base64," + base64.b64encode(stream.read()).decode()
-    answer = app.header.open_picture({"data": data}, None)
-    assert "problem" in answer, "it cannot be made again without the photo, and must not show the cat instead"
+    values = opened(app, files[1])
+    assert values["sample"] == "own", "not one of ours instead"
+    with pytest.raises(AppError) as caught:
+        clients["en"].predict(PHOTO, None, "own", 0.0, 32, 64, 0, api_name="/autoencode_photo")
+    assert str(caught.value) == i18n.sentence(Problem("own_photo"), "en")
 
 
 @pytest.mark.parametrize(
@@ -557,12 +558,9 @@ def test_a_picture_of_ones_own_photo_says_that_the_photo_is_needed(app, clients,
     ids=str,
 )
 def test_a_hostile_recipe_is_one_sentence(app, change, value):
-    import base64
-    import dataclasses
-
     made = recipe.Recipe(STEM, VAE, "0", "plane", {"x": 0.5})
     data = recipe.save(Image.new("L", (8, 8)), dataclasses.replace(made, **{change: value}))
-    answer = app.header.open_picture({"data": "data:image/png;base64," + base64.b64encode(data).decode()}, None)
+    answer = app.header.open_picture(data_url(data))
     if "query" in answer:  # what is wrong was left out, and the page opens
         assert app.tabs[STEM].read(QueryParams(answer["query"].removeprefix("?")))[1] == []
     else:
@@ -573,7 +571,7 @@ def test_a_hostile_recipe_is_one_sentence(app, change, value):
     "message", [None, {}, [], "x", {"data": None}, {"data": ""}, {"data": "data:,%%%"}, {"data": 5}]
 )
 def test_what_is_no_picture_at_all_is_one_sentence(app, message):
-    assert is_sentence(app.header.open_picture(message, None)["problem"])
+    assert is_sentence(app.header.open_picture(message)["problem"])
 
 
 # ---- bad input through the API --------------------------------------------------------------------------------------
@@ -589,7 +587,7 @@ BAD_CALLS = {
     "decode": [
         (1, [float("nan"), float("inf"), -float("inf"), 1e9, "0.5", None, [], {}, True, "x" * 10_000, 10**400]),
         (3, ["z3", "", None, 5, [], "z2", "z1\x00", "../..", "x" * 10_000]),
-        (0, ["unknown", "", None, 5, [VAE], "../../etc/passwd", PHOTO, "x" * 10_000, str(registry.CHECKPOINTS / VAE)]),
+        (0, ["unknown", "", None, 5, [VAE], "../../etc/passwd", PHOTO, "x" * 10_000]),
     ],
     "reconstruct": [
         (1, ["", ",", None, 5, [], {}, "x", "s:", "s:%%%", "s:AAAA", "u:", "u:AAAA", "p:0:0", "s:" + "A" * 20_000]),
@@ -635,8 +633,17 @@ def test_problems_are_told_in_german(ask):
     problem = Problem("out_of_range", name="noise", value=7, low=0, high=1)
     assert ask("reconstruct", VAE, "7-b", 7, 0, 0, lang="de") == ("error", i18n.sentence(problem, "de"))
     assert ask("reconstruct", VAE, "7-b", 7, 0, 0, lang="fr,en;q=0.5") == ("error", i18n.sentence(problem, "en"))
-    problem = Problem("unknown_model", model="xyz")
-    assert ask("decode", "xyz", 0, 0, "z1", "z2", lang="de-AT") == ("error", i18n.sentence(problem, "de"))
+    problem = Problem("not_whole", name="seed", value=0.5, low=0, high=2**32 - 1)
+    assert ask("sample", VAE, 0.5, 4, 1, lang="de-AT") == ("error", i18n.sentence(problem, "de"))
+
+
+def test_nobody_opens_a_folder_of_the_server(ask):
+    """Folders become models on the command line alone."""
+    before = registry.models()
+    for model in (str(registry.CHECKPOINTS / VAE), "/", "..", "local/", f"{PHOTO}/.."):
+        event, told = ask("decode", model, 0.0, 0.0, "z1", "z2")
+        assert event == "error" and told != i18n.say("shell.unexpected", "en")
+    assert registry.models() == before
 
 
 # ---- pictures of all kinds ------------------------------------------------------------------------------------------
@@ -695,7 +702,7 @@ GOOD = {  # name -> the file, what the model must get to see, by how many grey l
 BAD = {  # name -> the file, what is said
     "bomb.png": (bomb(), Problem("picture_too_large", limit=24)),
     "truncated.jpg": (saved(GRADIENT.resize((480, 320)), "JPEG")[:2000], Problem("picture_broken")),
-    "truncated.png": (saved(GRADIENT, "PNG")[:200], Problem("picture_broken")),
+    "truncated.png": (saved(Image.effect_noise((64, 64), 50), "PNG")[:2000], Problem("picture_broken")),
     "text.png": (b"This is no picture.\n" * 20, Problem("picture_unreadable")),
     "empty.png": (b"", Problem("picture_unreadable")),
     "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), Problem("picture_heic")),
