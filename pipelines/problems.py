@@ -108,6 +108,8 @@ def whole(name: str, value: object, low: int, high: int) -> int:
 
 def choice(name: str, value: object, choices) -> str:
     """`value` if it is one of the strings in `choices`."""
+    if value is None:
+        raise Problem("missing", name=name)
     if not isinstance(value, str) or value not in choices:
         raise Problem("unknown_choice", name=name, value=value, choices=", ".join(choices))
     return value
