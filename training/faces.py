@@ -159,12 +159,12 @@ def load_start(config: Config, generator: Generator, discriminator: Discriminato
 
 @torch.no_grad()
 def sheet(generator: Generator, columns: int = 8, rows: int = 4) -> torch.Tensor:
-    """Always the same people: rows of each domain, at psi 1 on the left and the same at 0.7 on the right."""
+    """The same people at every step and size: rows of each domain, psi 1 on the left and the same at 0.7 on the right."""
     draws, x = torch.Generator().manual_seed(0), []
     device, classes = generator.w_mean.device, generator.config.classes
     generator.measure_mean()
-    for row in range(rows * max(classes, 1)):
-        z = torch.randn(columns, generator.config.z_dim, generator=draws).to(device)
+    people = torch.randn(rows * max(classes, 1), columns, generator.config.z_dim, generator=draws).to(device)
+    for row, z in enumerate(people):
         noise = [torch.randn(columns, 1, r, r, generator=draws).to(device) for r in generator.noise_sizes]
         label = torch.full((columns,), row // rows, device=device) if classes else None
         x += [generator(z, label, noise), generator(z, label, noise, psi=0.7)]
