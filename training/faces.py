@@ -159,7 +159,7 @@ def load_start(config: Config, generator: Generator, discriminator: Discriminato
 
 @torch.no_grad()
 def sheet(generator: Generator, columns: int = 8, rows: int = 4) -> torch.Tensor:
-    """The same people at every step and size: rows of each domain, psi 1 on the left and the same at 0.7 on the right."""
+    """The same people at every step and size: rows of each domain, psi 1 on the left, the same at 0.7 on the right."""
     draws, x = torch.Generator().manual_seed(0), []
     device, classes = generator.w_mean.device, generator.config.classes
     generator.measure_mean()
