@@ -383,7 +383,9 @@ def about(model_id: str, lang: str) -> str:
     licence = html.escape(model.licence)
     if model.licence_url:
         licence = f'<a href="{html.escape(model.licence_url, quote=True)}" target="_blank" rel="noopener">{licence}</a>'
-    pairs = [(say("about.id", lang), html.escape(model.id)), (say("about.licence", lang), licence)]
+    pairs = [(say("about.id", lang), html.escape(model.id))]
+    if licence:
+        pairs.append((say("about.licence", lang), licence))
     if model.year:
         pairs.append((say("about.year", lang), str(model.year)))
     pairs.append((say("about.memory", lang), f"{model.memory_mb} MB"))
