@@ -2,7 +2,7 @@
 
     accelerate launch training/vae_playground.py --data ../shared/data/digits/mnist --out runs/vae-digits-2d
     ... --out runs/ae-digits-2d --no-variational --steps 8000
-    ... --out runs/vae-digits-16d --latent-dim 16 --hidden 400 256 --beta 1.5 --steps 20000
+    ... --out runs/vae-digits-16d --latent-dim 16 --hidden 400 256 --beta 2 --steps 13000
     ... --out runs/vae-digits-2d-beta4 --beta 4 --hidden 256 128 --blocks 3 --steps 4000
     ... --data ../shared/data/digits/fashion --dataset fashion --out runs/vae-fashion-2d --steps 7000
     torchrun --nproc-per-node 2 training/vae_playground.py ...          two processes, the same losses
@@ -54,6 +54,7 @@ class Config(common.Config):
     blocks: int = common.option(4, "residual layers next to the code, in encoder and decoder")
     variational: bool = common.option(True, "no: a plain autoencoder, the same net without KL term")
     beta: float = common.option(1.0, "weight of the KL term")
+    clip: float = common.option(200.0, "largest norm of a gradient (usually 100); exp(logvar) can throw a run off")
     steps: int = common.option(16_000, "updates in all")
 
 
@@ -162,7 +163,7 @@ def main(config: Config) -> None:
         with run.autocast():
             logits, mean, logvar = model(x, run.noise((config.latent_dim,)))
         loss, reconstruction, kl = vae_loss(logits, x, mean, logvar, config.beta)
-        run.update(loss, optimizer)
+        run.update(loss, optimizer, max_norm=config.clip)
         run.log(loss=loss, reconstruction=reconstruction, kl=kl)
         if run.due(config.sample_every):
             z = torch.randn(64, config.latent_dim, generator=run.generator("samples", step=0))
