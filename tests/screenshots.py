@@ -13,11 +13,11 @@ from tests.served import ROOT, chromium, opened, served
 FOLDER = ROOT / "docs" / "screenshots"
 # name -> what is opened, how wide and high the window is, which picture must be there
 PICTURES = {
-    "plane": ("lang=en&__theme=light", (1280, 860), "#decoded img"),
-    "reconstruct": ("lang=de&section=reconstruct&noise=0.3&__theme=light", (1280, 860), "#rebuilt img"),
-    "compare": ("lang=en&section=compare&__theme=dark", (1280, 860), ".figures img"),
+    "plane": ("lang=en&__theme=light", (1280, 1000), "#decoded img"),
+    "reconstruct": ("lang=de&section=reconstruct&noise=0.3&__theme=light", (1280, 1000), "#rebuilt img"),
+    "compare": ("lang=en&section=compare&__theme=dark", (1280, 1240), ".figures img"),
     "lecture": ("lang=de&grid=1&lecture=1&__theme=dark", (1280, 720), "#decoded img"),
-    "phone": ("lang=de&section=sample&__theme=light", (390, 860), ".figures img"),
+    "phone": ("lang=de&section=sample&__theme=light", (390, 1240), ".figures img"),
 }
 
 
@@ -28,7 +28,7 @@ def main() -> None:
             page = browser.new_page(viewport={"width": width, "height": height})
             opened(page, f"{url}/?tab=vae_playground&{query}")
             page.locator(picture).filter(visible=True).last.wait_for(timeout=60_000)
-            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(3000)  # the plane's background is a picture, too, and says not when it is drawn
             shot = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
             shot.save(FOLDER / f"{name}.webp", quality=82, method=6)
             page.close()
