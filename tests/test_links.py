@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from apps import drawing, i18n, inputs, links, shell
 from apps.links import Choice, Number, Switch
+from apps.vae_playground import HOME
 from pipelines.problems import Problem
 
 STROKES = "s:" + drawing.encode([[(100, 100), (500, 500), (900, 100)], [(0, 1000)]])
@@ -188,7 +189,7 @@ def test_a_link_opens_its_state(page):
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_a_bad_link_opens_the_page_and_says_one_sentence(page, lang):
     opened = Page(page, "tab=vae_playground&x=1e9&seed=5", lang)
-    assert opened["x"] == 0.3 and opened["seed"] == 5
+    assert opened["x"] == HOME[0] and opened["seed"] == 5
     problem = Problem("out_of_range", name="x", value=1e9, low=-100.0, high=100.0)
     assert opened.notice == i18n.sentence(problem, lang)
 
