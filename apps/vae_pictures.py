@@ -18,6 +18,7 @@ from pipelines.problems import Problem, choice, number
 from pipelines.recipe import Recipe, save
 
 PHOTOS = {"astronaut": photographs.astronaut, "cat": photographs.chelsea, "coffee": photographs.coffee}
+BITS = (32, *range(8, 0, -1))  # of a latent number; 32: not rounded
 OWN = "own"  # the photo is one's own; it is in no link and no recipe
 DOTS = 3000  # of the test set's 10,000: more hide each other
 SCALE = 12  # a 28 px picture is saved with 336 px
@@ -166,6 +167,7 @@ def chosen_photo(picture: Image.Image | None, sample: str) -> Image.Image:
 def photo(load, model, picture, sample, noise, bits, size, seed, lang, on_step=None) -> Result:
     """One's own photo (or astronaut, cat, coffee) through the autoencoder of a latent diffusion model."""
     image = chosen_photo(picture, sample)
+    bits = int(bits) if bits in map(str, BITS) else bits  # gradio's API documents choices as text
     r = load(known(model, "photo").id)(image, noise=noise, bits=bits, seed=seed, size=size, on_step=on_step)
     inputs = {"section": "photo", "photo_model": model, "sample": OWN if picture else sample}
     recipe = dataclasses.replace(r.recipe, settings={**inputs, "latent_noise": noise, "bits": bits, "size": size})

@@ -21,7 +21,7 @@ from apps.i18n import say, t
 from apps.inputs import REACH
 from apps.links import Choice, Param, Switch, Tab, Text
 from apps.links import Number as Range
-from apps.vae_pictures import OWN, PHOTOS, nearest, plane_value, sheet, shown
+from apps.vae_pictures import BITS, OWN, PHOTOS, nearest, plane_value, sheet, shown
 from apps.widgets import (
     COMPUTE,
     MAX_SEED,
@@ -60,7 +60,6 @@ VAE, AE = "vae-digits-2d", "ae-digits-2d"
 DIGITS = {"input": "7-a", "a": "6-b", "b": "7-a", "plus": "1-b", "minus": "1-a", "add": "7-d"}
 GARMENTS = {"input": "sneaker-a", "a": "trousers-a", "b": "dress-a", "plus": "coat-a", "minus": "pullover-a", "add": "tshirt-a"}  # noqa: E501
 # fmt: on
-BITS = (32, *range(8, 0, -1))  # of a latent number; 32: not rounded
 HOME = (0.9, -0.6)  # the first picture: a node of the shipped grid, so that it needs no torch
 PRIVATE = {"api_visibility": "private"}  # of the page; what others may call are the endpoints at the end of `build`
 _LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
