@@ -104,6 +104,7 @@ def test_latent_model(folder):
     assert pictures.shape == (10, 1, 28, 28)
     assert -1 <= pictures.min() < -0.9
     assert 0 < pictures.max() <= 1
+    assert (folder / "plane.png").exists() == (d == 2)
     if d == 2:
         radius, side = facts["plane"]["radius"], facts["plane"]["grid"]
         assert side % 2 == 1

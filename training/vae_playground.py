@@ -2,7 +2,7 @@
 
     accelerate launch training/vae_playground.py --data ../shared/data/digits/mnist --out runs/vae-digits-2d
     ... --out runs/ae-digits-2d --no-variational --steps 8000
-    ... --out runs/vae-digits-16d --latent-dim 16 --hidden 400 256 --beta 2 --steps 13000
+    ... --out runs/vae-digits-16d --latent-dim 16 --hidden 400 256 --beta 1.5 --steps 20000
     ... --out runs/vae-digits-2d-beta4 --beta 4 --hidden 256 128 --blocks 3 --steps 4000
     ... --data ../shared/data/digits/fashion --dataset fashion --out runs/vae-fashion-2d --steps 7000
     torchrun --nproc-per-node 2 training/vae_playground.py ...          two processes, the same losses
