@@ -77,6 +77,7 @@ def test_card_says_what_training_json_says(folder):
     for words in ("name", "url", "licence", "attribution"):
         assert facts["data"][words] in body
     assert facts["hardware"] in body
+    assert facts.get("figures_note", "") in body
     assert f"{facts['parameters']:,} parameters" in body
     assert str(CHECKPOINTS) not in card
 

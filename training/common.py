@@ -513,7 +513,7 @@ def write_card(folder: Path, training: dict) -> None:
     """training -> folder/training.json, and from the same values folder/README.md with YAML front matter.
 
     Required: id, tab, kind, title, summary, data {name, url, licence, attribution}, figures {name: number}, use
-    (a line of Python), limits [sentences]. Optional: figures_hardware, tags. `Run.save` adds the rest. English only.
+    (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware, tags. `Run.save` adds the rest. English only.
     """
     data = training["data"]
     front = {
@@ -527,6 +527,7 @@ def write_card(folder: Path, training: dict) -> None:
     measured = training.get("figures_hardware", training["hardware"])
     lines += [f"Measured on {measured}.", "", "| figure | value |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in training["figures"].items()]
+    lines += ["", training["figures_note"]] if "figures_note" in training else []
     took = duration(training["training_seconds"])
     lines += ["", "## Training", "", f"{training['parameters']:,} parameters, {took} on {training['hardware']}."]
     lines += [f"Script: `training/{training['tab']}.py` of commit {training['git_commit']}.", ""]

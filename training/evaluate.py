@@ -89,6 +89,7 @@ def vae_measure(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
 
 
 MEASURES = {"vae_playground": vae_measure}
+NOTES = {"vae_playground": vae_playground.NOTE}  # how to read the figures
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         figures = measure(folder)
         print(folder.name, *(f"  {name:36} {value}" for name, value in figures.items()), sep="\n")
         training["figures"] |= figures
-        common.write_card(folder, training | {"figures_hardware": hardware})
+        common.write_card(folder, training | {"figures_hardware": hardware, "figures_note": NOTES[args.tab]})
 
 
 if __name__ == "__main__":
