@@ -607,7 +607,7 @@ BAD_CALLS = {
         (0, ["unknown", None, VAE]),
         (2, ["dog", "", None, 5]),
         (3, [-1, 2.1, float("nan"), None]),
-        (4, [0, 9, 33, "8", None, float("nan"), 2.5]),
+        (4, [0, 9, 33, "eight", None, float("nan"), 2.5]),
         (5, [0, 63, 1025, 1e9, float("nan"), None]),
         (6, [-1, 2**32, None]),
     ],
