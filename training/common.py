@@ -512,12 +512,13 @@ def provenance(device: torch.device | str = "cpu") -> dict:
 def write_card(folder: Path, training: dict) -> None:
     """training -> folder/training.json, and from the same values folder/README.md with YAML front matter.
 
-    Required: id, tab, kind, title, summary, data {name, url, licence, attribution}, figures {name: number}, use
-    (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware, tags. `Run.save` adds the rest. English only.
+    Required: id, tab, kind, licence, title, summary, data {name, url, licence, attribution}, figures {name: number}, use
+    (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware,
+    tags. `Run.save` adds the rest. English only.
     """
     data = training["data"]
     front = {
-        "license": "apache-2.0",
+        "license": training["licence"].lower().replace(" ", "-"),  # the hub's name of it
         "library_name": "diffusers",
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["trugbild", training["tab"], *training.get("tags", [])],
@@ -533,7 +534,7 @@ def write_card(folder: Path, training: dict) -> None:
     lines += [f"Script: `training/{training['tab']}.py` of commit {training['git_commit']}.", ""]
     lines += ["| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in training["config"].items())]
     lines += ["", "## Data and licence", "", f"Trained on [{data['name']}]({data['url']}): {data['attribution']}."]
-    lines += [f"Licence of the data: {data['licence']}. Licence of the weights: Apache-2.0.", ""]
+    lines += [f"Licence of the data: {data['licence']}. Licence of the weights: {training['licence']}.", ""]
     lines += ["## Limits", "", *(f"- {sentence}" for sentence in training["limits"]), ""]
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in {"training.json": json.dumps(training, indent=2) + "\n", "README.md": "\n".join(lines)}.items():

@@ -131,6 +131,11 @@ def write_codes(folder: Path, model: DenseVAE, data: common.Images) -> float:
     return max(lower.abs().max().item(), upper.abs().max().item())
 
 
+def plane_radius(config: Config, reach: float) -> float:
+    """Half the side of the plane: three sigma of the prior, or `reach` where the KL term is weak or missing."""
+    return 3.0 if config.variational and config.beta >= 1 else round(max(3.0, reach), 1)
+
+
 @torch.no_grad()
 def plane(model: DenseVAE, radius: float, grid: int):
     """Decodings of grid x grid codes over [-radius, radius]^2, the top row at y = +radius -> one grey PIL picture."""
@@ -177,7 +182,8 @@ def main(config: Config) -> None:
         "tab": "vae_playground",
         "kind": "latent",
         "year": 2026,
-        "licence": "Apache-2.0",
+        # MNIST is share-alike: what is learnt from it goes on under the same terms.
+        "licence": "Apache-2.0" if config.dataset == "own" else DATA[config.dataset]["licence"],
         "title": run.folder.name,
         "summary": f"{describe(config)} Trained with `training/vae_playground.py` of Trugbild.",
         "use": f'vae = DenseVAE.from_pretrained("{run.folder.name}")  # from pipelines.models.vae',
@@ -187,7 +193,7 @@ def main(config: Config) -> None:
         "limits": LIMITS,
     }
     if config.latent_dim == 2 and run.is_main:
-        training["plane"] = {"radius": 3.0 if config.variational else round(radius, 1), "grid": 21}
+        training["plane"] = {"radius": plane_radius(config, radius), "grid": 21}
         plane(model, **training["plane"]).save(run.folder / "plane.png", optimize=True)
     run.save(model, training)
 
@@ -200,9 +206,9 @@ def describe(config: Config) -> str:
 
 
 NOTE = (
-    "Nats are those of pictures binarised at random, a pixel's grey value being its probability of ink; the mean over all "
-    "binarisations is taken in closed form. The encoder sees the grey picture; the negative ELBO (beta = 1, whatever beta "
-    "the training had) is a mean over 8 codes a test picture. The mse counts black to white as 1. Samples are decoded "
+    "Nats are those of pictures binarised at random, a pixel's grey value being its probability of ink; the mean over "
+    "all binarisations is taken in closed form. The encoder sees the grey picture; the negative ELBO (beta = 1, "
+    "whatever beta the training had) is a mean over 8 codes a test picture. The mse counts black to white as 1. Samples are decoded "
     "from N(0, 1), those of a plain autoencoder from the Gaussian around its codes; clear is a sample whose class a "
     "small convolutional classifier, trained on the training pictures, gives more than the probability named. "
     "classes_among_clear_samples is the exponential of the entropy of these classes: 10 if all are equally frequent."
