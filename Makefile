@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint readme screenshots benchmarks train-vae
+.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces
 
 demo: .venv/app
 	$(BIN)/python apps/main.py $(ARGS)
@@ -18,6 +18,15 @@ lint: .venv/tests
 
 train-vae: .venv/training
 	$(BIN)/accelerate launch training/vae_playground.py $(ARGS)
+
+# Grows 16 -> 32 -> 64 px; run again after a stop, every stage resumes where it was. FACES is the folder of portraits.
+FACES ?= ../shared/data/faces
+FACE = nice -n 19 $(BIN)/python -m training.faces --grey 1 --resume --log-every 50 --save-every 200 \
+	--data $(FACES)/faces-color-128.parquet,$(FACES)/faces-gray-128.parquet
+train-faces: .venv/training
+	$(FACE) --out runs/faces-16 --channels 160 160 96 --penalty 0.02 --steps 3000 --sample-every 300 --snapshot-every 1500
+	$(FACE) --out runs/faces-32 --channels 160 160 96 48 --from runs/faces-16 --penalty 0.05 --steps 4000 --sample-every 300 --snapshot-every 1000
+	$(FACE) --out runs/faces-64 --channels 160 160 96 48 32 --from runs/faces-32 --penalty 0.1 --steps 60000 --sample-every 500 --snapshot-every 2500
 
 readme: .venv/app  # what it repeats: front matter, figures of the models
 	$(BIN)/python readme.py

@@ -122,7 +122,7 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
 
         outputs = [shell_tabs, notices, opened, to_draw, *outputs]
         loaded = demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")
-        loaded.then(
+        step = loaded.then(
             None,
             [notices, opened],
             None,
@@ -132,11 +132,12 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
             # A section draws a step later than the load event, when the inputs it reads are filled.
             ticks, names_ = list(tab.ticks.values()), json.dumps(list(tab.ticks))
             js = f"(wanted, ...ticks) => trugbild.redraw('{tab.stem}', {names_}, ticks, JSON.parse(wanted)[{i}])"
-            loaded.then(None, [to_draw, *ticks], ticks, js=js)
+            step = step.then(None, [to_draw, *ticks], ticks, js=js)
             inputs = [p.component for p in tab.params]
             standard = {p.name: p.default for p in tab.params}
             js = f"(...values) => trugbild.changed('{tab.stem}', {json.dumps(standard)}, values)"
             gr.on([c.change for c in inputs], None, inputs, None, js=js)
+        step.then(None, js="() => trugbild.run()")
     return demo
 
 

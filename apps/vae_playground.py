@@ -351,7 +351,9 @@ def build(load: Callable) -> Tab:
         js = f"(tick) => trugbild.section('{STEM}', '{name}', '{SECTIONS[0]}', tick)"
         tab.select(None, ticks[name], ticks[name], js=js)
     every = list(ticks.values())
-    model_changed.then(None, every, every, js=f"(...ticks) => trugbild.redraw('{STEM}', {SECTIONS}, ticks)")
+    js = f"(...ticks) => trugbild.redraw('{STEM}', {SECTIONS}, ticks)"
+    redraw = {"fn": None, "inputs": every, "outputs": every, "js": js}
+    model_changed.then(**redraw)
 
     point = [model, x, y, across, up]
     typed = [x.input, y.input, across.input, up.input]
@@ -369,19 +371,19 @@ def build(load: Callable) -> Tab:
     for other, pad, out in pairs:
         pad.input(handler(functools.partial(dragged_pair, other)), pad, out, **PRIVATE, **finger)
 
-    from_test.click(handler(test_code), model, source, show_progress="hidden", **PRIVATE)
-    upload.input(handler(upload_code), [upload, model], source, **PRIVATE, **COMPUTE)
+    from_test.click(handler(test_code), model, source, show_progress="hidden", **PRIVATE).then(**redraw)
+    upload.input(handler(upload_code), [upload, model], source, **PRIVATE, **COMPUTE).then(**redraw)
     rebuild_inputs = [model, source, noise, hole, seed, across, up]
     section(
         "reconstruct",
         rebuild,
-        [source.change, noise.change, hole.change],
+        [source.input, noise.change, hole.change],
         rebuild_inputs,
         [rebuilt, code_plane, code_facts],
     )
 
     way_inputs = [model, a, b, mode, frames, across, up]
-    section("interpolate", whole_way, [a.change, b.change, mode.change], way_inputs, [way])
+    section("interpolate", whole_way, [a.input, b.input, mode.change], way_inputs, [way])
     walking = walk.click(
         handler(walk_along), way_inputs, [way, walk_status], show_progress="hidden", **PRIVATE, **COMPUTE
     )
@@ -389,11 +391,11 @@ def build(load: Callable) -> Tab:
 
     sample_inputs = [model, seed, count, temperature]
     section("sample", grid_of, [seed.change, count.change, temperature.change], sample_inputs, [samples])
-    section("arithmetic", sum_of, [term.change for term in terms], [model, *terms], [total])
+    section("arithmetic", sum_of, [term.input for term in terms], [model, *terms], [total])
 
     photo_inputs = [photo_model, own, sample_photo, latent_noise, bits, size, seed]
     shows_photo = [ticks["photo"].change, sample_photo.change]
-    gr.on(shows_photo, handler(before), [own, sample_photo], photo_out, **PRIVATE, **finger)
+    gr.on(shows_photo, handler(before), [own, sample_photo], photo_out, **PRIVATE, **QUICK)
     own.input(lambda: OWN, None, sample_photo, show_progress="hidden", **PRIVATE)
     photo_model.input(handler(about), photo_model, photo_card, show_progress="hidden", **PRIVATE)
     developing = develop.click(

@@ -69,7 +69,8 @@ def test_card_says_what_training_json_says(folder):
     facts, card = training(folder), (folder / "README.md").read_text(encoding="utf-8")
     _, front, body = card.split("---\n", 2)
     front = yaml.safe_load(front)
-    assert front["license"] == "apache-2.0"
+    assert front["license"] == facts["licence"].lower().replace(" ", "-")
+    assert facts["licence"] == registry.get(folder.name).licence
     assert {"library_name", "pipeline_tag", "tags"} <= front.keys()
     rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", body, re.MULTILINE))
     assert {key: rows[key] for key in facts["figures"]} == {key: str(value) for key, value in facts["figures"].items()}

@@ -512,8 +512,8 @@ def provenance(device: torch.device | str = "cpu") -> dict:
 def write_card(folder: Path, training: dict) -> None:
     """training -> folder/training.json, and from the same values folder/README.md with YAML front matter.
 
-    Required: id, tab, kind, licence, title, summary, data {name, url, licence, attribution}, figures {name: number}, use
-    (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware,
+    Required: id, tab, kind, licence, title, summary, data {name, url, licence, attribution}, figures {name: number},
+    use (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware,
     tags. `Run.save` adds the rest. English only.
     """
     data = training["data"]

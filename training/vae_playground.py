@@ -208,8 +208,9 @@ def describe(config: Config) -> str:
 NOTE = (
     "Nats are those of pictures binarised at random, a pixel's grey value being its probability of ink; the mean over "
     "all binarisations is taken in closed form. The encoder sees the grey picture; the negative ELBO (beta = 1, "
-    "whatever beta the training had) is a mean over 8 codes a test picture. The mse counts black to white as 1. Samples are decoded "
-    "from N(0, 1), those of a plain autoencoder from the Gaussian around its codes; clear is a sample whose class a "
+    "whatever beta the training had) is a mean over 8 codes a test picture. The mse counts black to white as 1. "
+    "Samples are decoded from N(0, 1), those of a plain autoencoder from the Gaussian around its codes; clear is a "
+    "sample whose class a "
     "small convolutional classifier, trained on the training pictures, gives more than the probability named. "
     "classes_among_clear_samples is the exponential of the entropy of these classes: 10 if all are equally frequent."
 )

@@ -4,6 +4,7 @@
 
 Object.assign(window.trugbild, (() => {
   const words = window.trugbild.words;
+  const runs = new URLSearchParams(location.search).get("run") === "1";
   const $ = (selector, root = document) => root.querySelector(selector);
   const visible = (node) => node && node.offsetParent !== null;
 
@@ -44,6 +45,10 @@ Object.assign(window.trugbild, (() => {
     return tick + 1;
   }
 
+  function run() {  // after everything has been drawn: the lane keeps the order
+    if (runs) press("button.run");
+  }
+
   function redraw(stem, names, ticks, wanted = states[stem]?.section ?? names[0]) {
     return ticks.map((tick, i) => names[i] === wanted ? tick + 1 : tick);
   }
@@ -58,7 +63,6 @@ Object.assign(window.trugbild, (() => {
     const values = new URLSearchParams(query), stem = values.get("tab");
     for (const [name, text] of values) if (name !== "tab") (states[stem] ??= {})[name] = text;
     select(stem);
-    if (new URLSearchParams(location.search).get("run") === "1") press("button.run");
     ready = true;
     document.documentElement.dataset.ready = "1";
   }
@@ -415,5 +419,5 @@ Object.assign(window.trugbild, (() => {
     load();
   }
 
-  return {changed, section, redraw, select, opened, header, notice, plane, examples};
+  return {changed, section, redraw, run, select, opened, header, notice, plane, examples};
 })());
