@@ -10,8 +10,13 @@ from pathlib import Path
 
 import gradio as gr
 import yaml
+from gradio import component_meta
 
 from pipelines.problems import Problem
+
+# Before our first component: gradio writes a .pyi file beside each module that defines one, which costs start-up
+# time and litters the tree.
+component_meta.create_or_modify_pyi = lambda *_: None
 
 LANGUAGES = ("de", "en")
 COOKIE = "trugbild_lang"

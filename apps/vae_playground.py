@@ -277,6 +277,10 @@ def build(load: Callable) -> Tab:
         photo.thumbnail((512, 512))
         return figures([Figure(png(photo), say("vae.photo.original", lang))], lang, big=True)
 
+    def first_look(tick, own, sample, lang):
+        """Whoever comes back to this section finds what was there."""
+        return before(own, sample, lang) if tick == 1 else gr.skip()
+
     def photo_facts(made, lang):
         digits = {"psnr": 1, "bytes": 0, "latent_bytes": 0}
         told = [(say(f"vae.photo.{key}", lang), decimal(made.numbers[key], lang, digits[key])) for key in digits]
@@ -394,8 +398,9 @@ def build(load: Callable) -> Tab:
     section("arithmetic", sum_of, [term.input for term in terms], [model, *terms], [total])
 
     photo_inputs = [photo_model, own, sample_photo, latent_noise, bits, size, seed]
-    shows_photo = [ticks["photo"].change, sample_photo.change]
-    gr.on(shows_photo, handler(before), [own, sample_photo], photo_out, **PRIVATE, **QUICK)
+    opened = [ticks["photo"], own, sample_photo]
+    ticks["photo"].change(handler(first_look), opened, photo_out, **PRIVATE, **QUICK)
+    sample_photo.change(handler(before), opened[1:], photo_out, **PRIVATE, **QUICK)
     own.input(lambda: OWN, None, sample_photo, show_progress="hidden", **PRIVATE)
     photo_model.input(handler(about), photo_model, photo_card, show_progress="hidden", **PRIVATE)
     developing = develop.click(

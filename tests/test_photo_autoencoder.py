@@ -155,8 +155,9 @@ def test_bad_values(pipeline, photo):
         assert code(pipeline, photo, **more) == "out_of_range"
     for more in ({"seed": -1}, {"seed": 2**64}, {"size": nan}, {"size": huge}, {"noise": float("inf")}):
         assert code(pipeline, photo, **more) == "out_of_range"
-    for more in ({"noise": "x"}, {"seed": "abc"}, {"seed": True}, {"bits": None}, {"size": []}):
+    for more in ({"noise": "x"}, {"seed": "abc"}, {"seed": True}, {"size": []}):
         assert code(pipeline, photo, **more) == "not_a_number"
+    assert code(pipeline, photo, bits=None) == "missing"
     assert code(pipeline, photo, seed=1.5) == "not_whole"
     assert code(pipeline, None) == "no_picture"
 
@@ -192,7 +193,8 @@ def test_noise_does_not_depend_on_the_batch():
     assert len(runtime.generators(2**32 - 1, 2)) == 2
     for seed in (-1, 2**32, 2**64, float("nan")):
         assert code(runtime.generators, seed) == "out_of_range"
-    for seed in ("abc", True, None):
+    assert code(runtime.generators, None) == "missing"
+    for seed in ("abc", True):
         assert code(runtime.generators, seed) == "not_a_number"
 
 

@@ -38,8 +38,8 @@ Object.assign(window.trugbild, (() => {
   }
 
   function section(stem, name, standard, tick) {  // opened by a person: its tick goes on, so it draws itself
-    if (!ready) return tick;  // the first select event is gradio's, not a person's
     states[stem] ??= {};
+    if (!ready || (states[stem].section ?? standard) === name) return tick;  // gradio's own select events, not a person's
     if (name === standard) delete states[stem].section; else states[stem].section = name;
     write();
     return tick + 1;
