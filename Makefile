@@ -37,7 +37,7 @@ screenshots: .venv/tests
 benchmarks: .venv/tests
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/drag.py
-	$(BIN)/python tests/benchmarks/train_step.py --no-compile
+	$(BIN)/python tests/benchmarks/train_step.py
 
 # An empty file stands for each set of packages that is installed; a changed list of pins installs anew.
 .venv/app: requirements.txt | .venv/bin/pip
