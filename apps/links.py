@@ -99,9 +99,7 @@ class Tab:
     ticks: Mapping[str, Component]  # section -> hidden number; the section draws itself whenever it changes
     welcome: Callable[[Mapping[str, Any], str], list]  # values, lang -> the first pictures and texts, for `welcomed`
     welcomed: list[Component]
-    check: Callable[
-        [Mapping[str, Any]], Any
-    ]  # raises Problem where values that are good by themselves do not go together
+    check: Callable[[Mapping[str, Any]], Any]  # raises Problem where good values do not go together
 
     @property
     def first(self) -> str:
@@ -110,7 +108,8 @@ class Tab:
 
     def read(self, query: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
         """query -> (value of every param, what was wrong). A wrong value leaves its default: the page must open."""
-        values, problems = {"section": self.first, **{p.name: p.default for p in self.params}}, []
+        standard = {"section": self.first, **{p.name: p.default for p in self.params}}
+        values, problems = dict(standard), []
         kinds = {"section": Choice(lambda: list(self.ticks)), **{p.name: p.kind for p in self.params}}
         for name, text in query.items():
             if name in SHELL_KEYS or name.startswith("__"):
@@ -124,7 +123,7 @@ class Tab:
         try:
             self.check(values)
         except Problem as problem:
-            return {"section": self.first, **{p.name: p.default for p in self.params}}, [*problems, problem]
+            return standard, [*problems, problem]
         return values, problems
 
     def query(self, values: Mapping[str, Any]) -> str:

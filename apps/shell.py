@@ -100,9 +100,9 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
             lang, query = language(request), dict(request.query_params)
             problems, updates, drawn, name = [], [], [], query.get("tab", names[0])
             try:
-                if len(str(request.query_params)) > MAX_QUERY:
+                if (length := len(str(request.query_params))) > MAX_QUERY:
                     query = {}
-                    raise Problem("too_long", name="link", length=len(str(request.query_params)), most=MAX_QUERY)
+                    raise Problem("too_long", name="link", length=length, most=MAX_QUERY)
                 choice("tab", name, names)
             except Problem as problem:
                 problems, name = [problem], names[0]

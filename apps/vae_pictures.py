@@ -12,7 +12,7 @@ from skimage import data as photographs
 
 from apps.i18n import say
 from apps.inputs import REACH, code_of, picture_of, split
-from apps.widgets import Figure, Result, decimal, png
+from apps.widgets import Figure, Result, data_url, decimal, png
 from pipelines import latents, registry
 from pipelines.problems import Problem, choice, number
 from pipelines.recipe import Recipe, save
@@ -45,8 +45,12 @@ def sheet(pictures: list[Image.Image], columns: int, gap: int = 2) -> Image.Imag
 
 def made(picture: Image.Image, caption: str, name: str, recipe: Recipe, **inputs) -> Figure:
     """A picture that can be saved: with a recipe, which names the inputs as the link does."""
-    recipe = dataclasses.replace(recipe, settings={"section": recipe.task, **recipe.settings, **inputs})
-    return Figure(save(enlarged(picture), recipe), caption, name, pixels=True)
+    return Figure(save(enlarged(picture), named(recipe, **inputs)), caption, name, pixels=True)
+
+
+def named(recipe: Recipe, **inputs) -> Recipe:
+    """The recipe with the section and the inputs as the link has them."""
+    return dataclasses.replace(recipe, settings={"section": recipe.task, **recipe.settings, **inputs})
 
 
 def shown(picture: Image.Image, caption: str) -> Figure:
@@ -71,7 +75,7 @@ def plane_value(model: str, x: float, y: float, across: str, up: str, grid: bool
     value["classes"] = words
     if grid and space.grid:
         value |= {"grid": True, "tiles": space.grid}
-        value["background"] = "data:image/png;base64," + base64.b64encode(png(space.tiles)).decode()
+        value["background"] = data_url(png(space.tiles))
     return value
 
 
@@ -127,9 +131,10 @@ def interpolate(load, model, a, b, mode, frames, across, up, lang, on_step=None)
     pictures, recipe = pipeline.interpolate(*ends, frames, mode, on_step)
     inputs = {"a": split(a)[0], "b": split(b)[0], "across": across, "up": up}
     strip = made(sheet(pictures, min(len(pictures), 12)), say("vae.interpolate.strip", lang), "strip", recipe, **inputs)
-    recipe = dataclasses.replace(recipe, settings={"section": recipe.task, **recipe.settings, **inputs})
     loop = [enlarged(picture, 8) for picture in pictures + pictures[-2:0:-1]]
-    return Result([Figure(save(loop, recipe), say("vae.interpolate.loop", lang), "interpolation", True), strip])
+    return Result(
+        [Figure(save(loop, named(recipe, **inputs)), say("vae.interpolate.loop", lang), "interpolation", True), strip]
+    )
 
 
 def sample(load, model, seed, count, temperature, lang) -> Result:
