@@ -51,6 +51,14 @@ SENTENCES = {
     "picture_depth": "The numbers in this picture have no agreed range; save it as a PNG with 8 or 16 bits.",
     "no_test_set": "The test pictures are not here; start the app with --data and the folder of MNIST.",
     "own_photo": "This was made from a photo of your own, which is not kept; open that photo first.",
+    # faces
+    "face_code": "This is not the code of a face, or that of another model; copy the whole link again.",
+    "too_many_codes": "So many codes of faces do not fit into a recipe; use at most {most} people here.",
+    "codes_walk_in_w": "A face that is a code has no z; walk through w, or between seeds only.",
+    "no_discriminator": "{model} comes without its discriminator; pick a model that has one.",
+    "no_stages": "No earlier stages of {model} were kept; pick another model.",
+    "no_compiler": "The fast mode needs a C++ compiler, and there is none here; install one or switch it off.",
+    "checksum_unknown": "No checksum of {model} is known here; set {variable} to the sha256 of {file} and start again.",
     # drawings
     "empty_drawing": "The drawing is empty; draw something first.",
     "bad_drawing": "This is not a drawing; a drawing has at most {points} points "
