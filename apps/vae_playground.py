@@ -6,11 +6,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import contextlib
 import functools
-import inspect
 import random
-import threading
 from collections.abc import Callable
 
 import gradio as gr
@@ -21,6 +18,7 @@ from apps.i18n import say, t
 from apps.inputs import REACH
 from apps.links import Choice, Param, Switch, Tab, Text
 from apps.links import Number as Range
+from apps.sections import PRIVATE, Sections, loading_text
 from apps.vae_pictures import BITS, OWN, PHOTOS, nearest, plane_value, sheet, shown
 from apps.widgets import (
     COMPUTE,
@@ -38,6 +36,7 @@ from apps.widgets import (
     before_after,
     decimal,
     endpoint,
+    explained,
     facts,
     figures,
     handler,
@@ -46,7 +45,6 @@ from apps.widgets import (
     png,
     run_row,
     seed_row,
-    status,
     stops,
 )
 from pipelines import latents, registry
@@ -61,8 +59,6 @@ DIGITS = {"input": "7-a", "a": "6-b", "b": "7-a", "plus": "1-b", "minus": "1-a",
 GARMENTS = {"input": "sneaker-a", "a": "trousers-a", "b": "dress-a", "plus": "coat-a", "minus": "pullover-a", "add": "tshirt-a"}  # noqa: E501
 # fmt: on
 HOME = (0.9, -0.6)  # the first picture: a node of the shipped grid, so that it needs no torch
-PRIVATE = {"api_visibility": "private"}  # of the page; what others may call are the endpoints at the end of `build`
-_LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
 
 
 def build(load: Callable) -> Tab:
@@ -78,15 +74,9 @@ def build(load: Callable) -> Tab:
                 model = Dropdown(label=t("vae.model"), value=VAE, choices=names["latent"], filterable=False)
             with gr.Column(scale=3, min_width=280), gr.Accordion(t("shell.about_model"), open=False):
                 card = gr.HTML()
-        # In the page, though hidden: only then is a change noticed.
-        ticks = {name: gr.Number(0, visible="hidden", label=name) for name in SECTIONS}
-        ids = {}
-        with gr.Tabs(elem_classes="sections", selected="plane") as sections:
-            for name in SECTIONS:
-                with gr.Tab(t(f"vae.{name}.tab"), id=name) as ids[name]:
-                    pass
+        sections = Sections(STEM, {name: t(f"vae.{name}.tab") for name in SECTIONS}, load)
 
-        with ids["plane"]:
+        with sections["plane"]:
             with gr.Row():
                 with gr.Column(scale=6, min_width=300):
                     plane = Plane(elem_id="plane")
@@ -104,7 +94,7 @@ def build(load: Callable) -> Tab:
                         as_b = gr.Button(t("vae.plane.as_b"), size="sm", min_width=120)
             gr.Markdown(t("vae.plane.text"), elem_classes="intro controls")
 
-        with ids["compare"]:
+        with sections["compare"]:
             gr.Markdown(t("vae.compare.text"), elem_classes="intro controls")
             with gr.Row():
                 pairs = []
@@ -114,7 +104,7 @@ def build(load: Callable) -> Tab:
                         pairs.append((other, Plane(), gr.HTML(min_height=120)))
             compare_seed, _ = seed_row()
 
-        with ids["reconstruct"], gr.Row():
+        with sections["reconstruct"], gr.Row():
             with gr.Column(scale=3, min_width=280):
                 gr.HTML(t("vae.reconstruct.input"), elem_classes="title")
                 source = Examples(DIGITS["input"], elem_id="draw")
@@ -130,7 +120,7 @@ def build(load: Callable) -> Tab:
                 code_plane = Plane(fixed=True)
                 code_facts = gr.HTML()
 
-        with ids["interpolate"], gr.Row():
+        with sections["interpolate"], gr.Row():
             with gr.Column(scale=3, min_width=280):
                 gr.HTML(t("vae.interpolate.a"), elem_classes="title")
                 a = Examples(DIGITS["a"])
@@ -147,7 +137,7 @@ def build(load: Callable) -> Tab:
                 walk_status = gr.HTML(min_height=30)
                 way = gr.HTML(min_height=240)
 
-        with ids["sample"], gr.Row():
+        with sections["sample"], gr.Row():
             with gr.Column(scale=3, min_width=260, elem_classes="controls"):
                 gr.Markdown(t("vae.sample.text"), elem_classes="intro")
                 seed, _ = seed_row()
@@ -156,7 +146,7 @@ def build(load: Callable) -> Tab:
             with gr.Column(scale=5, min_width=300):
                 samples = gr.HTML(min_height=420)
 
-        with ids["arithmetic"]:
+        with sections["arithmetic"]:
             gr.Markdown(t("vae.arithmetic.text"), elem_classes="intro controls")
             with gr.Row():
                 terms = []
@@ -166,7 +156,7 @@ def build(load: Callable) -> Tab:
                         terms.append(Examples(DIGITS[name], pad=False, many=True))
             total = gr.HTML(min_height=180)
 
-        with ids["photo"], gr.Row():
+        with sections["photo"], gr.Row():
             with gr.Column(scale=3, min_width=280, elem_classes="controls"):
                 photo_model = Dropdown(
                     label=t("vae.photo.model"), value="taesd", choices=names["photo"], filterable=False
@@ -189,35 +179,18 @@ def build(load: Callable) -> Tab:
                 photo_status = gr.HTML(min_height=30)
                 photo_out = gr.HTML(min_height=300)
 
-        with ids["how"]:
-            gr.Markdown(t("vae.how.text"), elem_classes="how", latex_delimiters=_LATEX)
-            gr.HTML((Path(__file__).parent / "assets" / "vae.svg").read_text("utf-8"), elem_classes="how")
-            gr.Markdown(t("vae.how.more"), elem_classes="how", latex_delimiters=_LATEX)
+        with sections["how"]:
+            explained(t("vae.how.text"), "vae.svg", t("vae.how.more"))
 
     # ---- what the page shows of a result
 
     def drawn(task: Callable, *args, lang: str, **look) -> str:
         return figures(task(load, *args, lang=lang).figures, lang, **look)
 
-    loading: dict[str, threading.Thread] = {}
-
-    def is_loaded(model: str) -> bool:
-        """Whether a picture can be had at once; if not, it will be soon."""
-
-        def prepare():
-            with contextlib.suppress(Exception):  # whoever needs the model next is told what is wrong with it
-                load(model)
-
-        if model not in loading:
-            loading[model] = threading.Thread(target=prepare, daemon=True)
-            loading[model].start()
-        loading[model].join(0.05)
-        return not loading[model].is_alive()
-
     def drag(place, model, across, up, lang):
         """While the model is still being loaded, the nearest picture of the shipped grid will do."""
         x, y = (place.get("x"), place.get("y")) if isinstance(place, dict) else (None, None)
-        near = [] if is_loaded(model) else nearest(model, x, y, across, up, lang)
+        near = [] if sections.is_loaded(model) else nearest(model, x, y, across, up, lang)
         html = (
             figures(near, lang, big=True)
             if near
@@ -325,43 +298,16 @@ def build(load: Callable) -> Tab:
         **QUICK,
     )
 
-    def loading_text(*_, lang):
-        return status(lang, text=say("shell.loading", lang))
-
     def near_picture(model, x, y, across, up, lang):
         near = nearest(model, x, y, across, up, lang)
         return figures(near, lang, big=True) if near else loading_text(lang=lang)
 
-    def section(name: str, fn: Callable, triggers: list, inputs_: list, outputs: list, meanwhile=loading_text) -> None:
-        """`meanwhile(*inputs)` is what the first output shows while the model is being loaded."""
-
-        def draw(*values, lang):
-            def first(html):
-                return html if len(outputs) == 1 else (html, *[gr.skip()] * (len(outputs) - 1))
-
-            if waiting := not is_loaded(values[0] if inputs_[0] is model else VAE):
-                yield first(meanwhile(*values, lang=lang))
-            try:
-                yield fn(*values, lang=lang)
-            except Exception:
-                if waiting:
-                    yield first("")
-                raise
-
-        draw.__signature__ = inspect.signature(fn)
-        gr.on([ticks[name].change, *triggers], handler(draw), inputs_, outputs, **PRIVATE, **QUICK)
-
-    for name, tab in ids.items():
-        js = f"(tick) => trugbild.section('{STEM}', '{name}', '{SECTIONS[0]}', tick)"
-        tab.select(None, ticks[name], ticks[name], js=js)
-    every = list(ticks.values())
-    js = f"(...ticks) => trugbild.redraw('{STEM}', {SECTIONS}, ticks)"
-    redraw = {"fn": None, "inputs": every, "outputs": every, "js": js}
-    model_changed.then(**redraw)
+    sections.listen()
+    model_changed.then(**sections.redraw())
 
     point = [model, x, y, across, up]
     typed = [x.input, y.input, across.input, up.input]
-    section("plane", decoded, typed, point, [picture], near_picture)
+    sections.draws("plane", decoded, typed, point, [picture], meanwhile=near_picture)
     gr.on([*typed, grid.change], handler(plane_value), [*point, grid], plane, **PRIVATE, **QUICK)
     # Not in the lane of the others: a finger does not wait until a model is loaded.
     finger = {"trigger_mode": "always_last", "show_progress": "hidden"}
@@ -369,16 +315,17 @@ def build(load: Callable) -> Tab:
     plane.release(handler(release), [plane, model, across, up], picture, **PRIVATE, **finger)
     for button, target in ((as_a, a), (as_b, b)):
         taken = button.click(None, [x, y], target, js="(x, y) => `p:${x}:${y}`")
-        taken.then(lambda: gr.Tabs(selected="interpolate"), None, sections, show_progress="hidden", **PRIVATE)
+        taken.then(lambda: gr.Tabs(selected="interpolate"), None, sections.tabs, show_progress="hidden", **PRIVATE)
 
-    section("compare", compared, [compare_seed.change], [compare_seed], [c for pair in pairs for c in pair[:0:-1]])
+    drawn_pairs = [c for pair in pairs for c in pair[:0:-1]]
+    sections.draws("compare", compared, [compare_seed.change], [compare_seed], drawn_pairs, model=VAE)
     for other, pad, out in pairs:
         pad.input(handler(functools.partial(dragged_pair, other)), pad, out, **PRIVATE, **finger)
 
-    from_test.click(handler(test_code), model, source, show_progress="hidden", **PRIVATE).then(**redraw)
-    upload.input(handler(upload_code), [upload, model], source, **PRIVATE, **COMPUTE).then(**redraw)
+    from_test.click(handler(test_code), model, source, show_progress="hidden", **PRIVATE).then(**sections.redraw())
+    upload.input(handler(upload_code), [upload, model], source, **PRIVATE, **COMPUTE).then(**sections.redraw())
     rebuild_inputs = [model, source, noise, hole, seed, across, up]
-    section(
+    sections.draws(
         "reconstruct",
         rebuild,
         [source.input, noise.change, hole.change],
@@ -387,19 +334,19 @@ def build(load: Callable) -> Tab:
     )
 
     way_inputs = [model, a, b, mode, frames, across, up]
-    section("interpolate", whole_way, [a.input, b.input, mode.change], way_inputs, [way])
+    sections.draws("interpolate", whole_way, [a.input, b.input, mode.change], way_inputs, [way])
     walking = walk.click(
         handler(walk_along), way_inputs, [way, walk_status], show_progress="hidden", **PRIVATE, **COMPUTE
     )
     stops(walk_stop, walking, walk_status)
 
     sample_inputs = [model, seed, count, temperature]
-    section("sample", grid_of, [seed.change, count.change, temperature.change], sample_inputs, [samples])
-    section("arithmetic", sum_of, [term.input for term in terms], [model, *terms], [total])
+    sections.draws("sample", grid_of, [seed.change, count.change, temperature.change], sample_inputs, [samples])
+    sections.draws("arithmetic", sum_of, [term.input for term in terms], [model, *terms], [total])
 
     photo_inputs = [photo_model, own, sample_photo, latent_noise, bits, size, seed]
-    opened = [ticks["photo"], own, sample_photo]
-    ticks["photo"].change(handler(first_look), opened, photo_out, **PRIVATE, **QUICK)
+    opened = [sections.ticks["photo"], own, sample_photo]
+    sections.ticks["photo"].change(handler(first_look), opened, photo_out, **PRIVATE, **QUICK)
     sample_photo.change(handler(before), opened[1:], photo_out, **PRIVATE, **QUICK)
     own.input(lambda: OWN, None, sample_photo, show_progress="hidden", **PRIVATE)
     photo_model.input(handler(about), photo_model, photo_card, show_progress="hidden", **PRIVATE)
@@ -473,7 +420,7 @@ def build(load: Callable) -> Tab:
         Param("size", size, Range(64, 1024, whole=True), 512),
     ]
     welcomed = [model, card, plane, picture, across, up, axes, photo_model, photo_card]
-    return Tab(STEM, params, sections, ticks, welcome, welcomed, check)
+    return Tab(STEM, params, sections.tabs, sections.ticks, welcome, welcomed, check)
 
 
 if __name__ == "__main__":

@@ -100,18 +100,21 @@ class Figure(NamedTuple):
     caption: str
     name: str = ""  # of the saved file; without it there is nothing to save
     pixels: bool = False  # show the pixels as squares
+    below: str = ""  # HTML below the caption
 
 
-def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 150) -> str:
-    """Pictures in a row that wraps, as HTML. `least` is the width in px below which they wrap."""
+def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 150, columns: int = 0) -> str:
+    """Pictures as HTML: in a row that wraps below `least` px a picture, or in so many columns."""
 
     def one(item: Figure) -> str:
         alt = html.escape(html.unescape(_plain(item.caption)) or item.name, quote=True)
         shown = f'<img src="{data_url(item.data)}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
         caption = f"<figcaption>{item.caption}</figcaption>" if item.caption else ""
-        return f'<figure><div class="frame">{shown}</div>{_save_link(item, lang)}{caption}</figure>'
+        return f'<figure><div class="frame">{shown}</div>{_save_link(item, lang)}{caption}{item.below}</figure>'
 
-    return f'<div class="figures{" big" if big else ""}" style="--least:{least}px">{"".join(map(one, items))}</div>'
+    kind = "square" if columns else "big" if big else ""
+    style = f"--columns:{columns}" if columns else f"--least:{least}px"
+    return f'<div class="figures {kind}" style="{style}">{"".join(map(one, items))}</div>'
 
 
 def before_after(before: Figure, after: Figure, lang: str) -> str:
@@ -324,6 +327,45 @@ class Examples(gr.HTML):
         )
 
 
+class People(gr.HTML):
+    """People of a face model in a row, to exchange, add and take away. Value: words joined by commas, see people.py.
+
+    Their pictures come from an event that answers `gr.update(thumbs={word: data URL})`.
+    """
+
+    def __init__(self, value: str = "", least: int = 1, most: int = 8, thumbs: dict | None = None, **kwargs):
+        super().__init__(
+            value,
+            html_template=f'<div class="people" data-least="{least}" data-most="{most}"></div>',
+            js_on_load="trugbild.people(element, props, trigger, watch)",
+            apply_default_css=False,
+            thumbs=thumbs or {},
+            **kwargs,
+        )
+
+
+class Quiz(gr.HTML):
+    """Real or generated? Value: [{src, real, score}], score the discriminator's logit."""
+
+    def __init__(self, value: list | None = None, **kwargs):
+        super().__init__(
+            value or [], html_template='<div class="quiz"></div>', js_on_load="trugbild.quiz(element, props, watch)",
+            apply_default_css=False, **kwargs,
+        )  # fmt: skip
+
+    def api_info(self) -> dict:
+        return {"type": "array", "items": {"type": "object"}}
+
+
+class Picker(gr.HTML):
+    """Invisible: its value becomes "use:word:n" when a button `data-use` with `data-word` is clicked on the page."""
+
+    def __init__(self, value: str = "", **kwargs):
+        super().__init__(
+            value, html_template="", js_on_load="trugbild.picker(props, trigger)", apply_default_css=False, **kwargs
+        )
+
+
 @functools.cache  # gradio builds a component anew whenever one of its properties changes
 def _thumbs() -> str:
     def thumb(example: dict) -> str:
@@ -400,6 +442,14 @@ def about(model_id: str, lang: str) -> str:
     problem = availability(model)
     why = f"<p>{html.escape(sentence(problem, lang))}</p>" if problem else ""
     return f'<div class="card"><div class="title">{html.escape(name)}</div>{facts(pairs)}{why}</div>'
+
+
+def explained(text: str, diagram: str, more: str) -> None:
+    """The section "How it works": text, diagram, more text; formulas between $ and $$."""
+    latex = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
+    gr.Markdown(text, elem_classes="how", latex_delimiters=latex)
+    gr.HTML((drawing.ASSETS / diagram).read_text("utf-8"), elem_classes="how")
+    gr.Markdown(more, elem_classes="how", latex_delimiters=latex)
 
 
 def seed_row(value: int = 0) -> tuple[gr.Number, gr.Button]:

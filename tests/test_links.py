@@ -4,19 +4,25 @@ import re
 from collections import Counter
 
 import gradio as gr
+import numpy as np
 import pytest
 from conftest import LANGUAGES
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from apps import drawing, i18n, inputs, links, shell
-from apps.links import Choice, Number, Switch
+from apps.links import Choice, Number, Switch, Text
 from apps.vae_playground import HOME
+from pipelines import face_space
 from pipelines.problems import Problem
 
 STROKES = "s:" + drawing.encode([[(100, 100), (500, 500), (900, 100)], [(0, 1000)]])
 UPLOAD = "u:" + inputs.pack(inputs.picture_of("7-b"))
-TEXTS = {"vae_playground": ["", "7-b", "1-a,1-b", STROKES, UPLOAD, "p:0.3:-1.2", f"{STROKES},9-a,p:-3:3"]}
+CODE = face_space.pack(np.linspace(-2, 2, 1280, dtype=np.float32).reshape(10, 128))
+TEXTS = {
+    "vae_playground": ["", "7-b", "1-a,1-b", STROKES, UPLOAD, "p:0.3:-1.2", f"{STROKES},9-a,p:-3:3"],
+    "faces": ["", "7", "1,2", "0,4294967295,5", CODE, f"{CODE},3"],
+}
 HOSTILE = [
     "NaN", "nan", "1e9", "-1e9", "inf", "-inf", "1e999", "9" * 5000, "0x10", "--1", "", " ", "x" * 20_000, "ü☃𝔘",
     "\x00", "null", "[]", "{}", "1,5", "1;2", "<script>alert(1)</script>", "../../etc/passwd", "%s", "{0}", "{name}",
@@ -34,7 +40,17 @@ def samples(stem: str, kind) -> list:
         return [float(kind.low), float(kind.high), middle, *inside]
     if isinstance(kind, Choice):
         return kind.options()
-    return [True, False] if isinstance(kind, Switch) else TEXTS[stem]
+    return [True, False] if isinstance(kind, Switch) else [text for text in TEXTS[stem] if not text or fits(kind, text)]
+
+
+def fits(kind: Text, text: str) -> bool:
+    """Whether so many may be named there."""
+    try:
+        kind.check(text)
+        return True
+    except Problem as problem:
+        assert problem.code == "people_count"
+        return False
 
 
 def every(page):
@@ -171,12 +187,9 @@ class Page:
         _, self.notice, self.address, *_ = answer
 
     def __getitem__(self, name: str):
-        """What the input of this name will show."""
-        for tab in self.page.tabs.values():
-            for param in tab.params:
-                if param.name == name:
-                    return self.updates[param.component._id]
-        raise KeyError(name)
+        """What the VAE tab's input of this name will show."""
+        (param,) = (param for param in self.page.tabs["vae_playground"].params if param.name == name)
+        return self.updates[param.component._id]
 
 
 def test_a_link_opens_its_state(page):

@@ -185,6 +185,9 @@ Object.assign(window.trugbild, (() => {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); press("button.run"); }
     else if (event.key === "Escape" && !$("dialog[open]")) press("button.stop");
+    else if (event.key === " " && !event.target.closest("input, textarea, select, button, a, [role], [contenteditable]") && [...document.querySelectorAll("button.another")].some(visible)) {
+      event.preventDefault(); press("button.another");
+    }
   });
 
   // ---- canvases -----------------------------------------------------------------------------------------------------
@@ -419,5 +422,104 @@ Object.assign(window.trugbild, (() => {
     load();
   }
 
-  return {changed, section, redraw, run, select, opened, header, notice, plane, examples};
+  // People as pictures in a row. Value: their words joined by commas; props.thumbs: word -> picture, as the server drew it.
+  const anybody = () => String(Math.floor(Math.random() * 4294967296));
+
+  function people(element, props, trigger, watch) {
+    const box = $(".people", element), least = Number(box.dataset.least), most = Number(box.dataset.most);
+    const chosen = () => (props.value || "").split(",").filter(Boolean);
+    function show() {
+      const words_ = chosen(), thumbs = props.thumbs ?? {};
+      box.replaceChildren(...words_.map((word, i) => {
+        const tile = document.createElement("div");
+        const [other, drop] = [["other", "⟳", words.another_person], ["drop", "×", words.take_away]].map(([act, sign, title]) => {
+          const button = document.createElement("button");
+          Object.assign(button, {type: "button", textContent: sign, title});
+          button.setAttribute("aria-label", title);
+          button.dataset.act = act; button.dataset.at = i;
+          return button;
+        });
+        if (thumbs[word]) { const img = document.createElement("img"); img.src = thumbs[word]; img.alt = word.slice(0, 12); tile.append(img); }
+        tile.append(other);
+        if (words_.length > least) tile.append(drop);
+        return tile;
+      }));
+      if (words_.length >= most) return;
+      const add = document.createElement("button");
+      Object.assign(add, {type: "button", textContent: "+", title: words.add_person});
+      add.setAttribute("aria-label", words.add_person);
+      add.dataset.act = "add";
+      box.append(add);
+    }
+    box.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-act]"), at = Number(button?.dataset.at), list = chosen();
+      if (!button) return;
+      if (button.dataset.act === "add") list.push(anybody());
+      else list.splice(at, 1, ...(button.dataset.act === "other" ? [anybody()] : []));
+      props.value = list.join(",");
+      show(); trigger("input");
+    });
+    watch(["value", "thumbs"], show);
+    show();
+  }
+
+  function quiz(element, props, watch) {  // a guess for every picture, then the truth and what the discriminator thought
+    const box = $(".quiz", element);
+    let guesses = [];
+    function show() {
+      const items = props.value ?? [], done = items.length && guesses.filter((g) => g !== undefined).length === items.length;
+      const right = (says) => items.filter((item, i) => says(item, i) === item.real).length;
+      box.replaceChildren(...items.map((item, i) => {
+        const figure = document.createElement("figure"), img = document.createElement("img");
+        Object.assign(img, {src: item.src, alt: `${i + 1}`});
+        const row = document.createElement("div"), text = document.createElement("figcaption");
+        row.className = "uses";
+        for (const [real, label] of [[true, words.quiz_real], [false, words.quiz_fake]]) {
+          const button = document.createElement("button");
+          Object.assign(button, {type: "button", textContent: label, onclick: () => { guesses[i] = real; show(); }});
+          button.setAttribute("aria-pressed", String(guesses[i] === real));
+          row.append(button);
+        }
+        if (done) {
+          const truth = document.createElement("b"), share = Math.round(100 / (1 + Math.exp(-item.score)));
+          truth.textContent = (guesses[i] === item.real ? "✓ " : "✗ ") + (item.real ? words.quiz_real : words.quiz_fake);
+          text.append(truth, document.createElement("br"), words.quiz_judge.replace("{share}", share));
+        }
+        figure.append(img, row, text);
+        return figure;
+      }));
+      if (!done) return;
+      const tally = document.createElement("div");
+      tally.className = "tally"; tally.setAttribute("role", "status");
+      tally.textContent = words.quiz_tally.replace("{hall}", right((_, i) => guesses[i])).replace("{net}", right((item) => item.score > 0))
+        .replaceAll("{all}", items.length);
+      box.prepend(tally);
+    }
+    watch("value", () => { guesses = []; show(); });
+    show();
+  }
+
+  function picker(props, trigger) {  // one a page: any picture with a button `data-use` can be used elsewhere
+    let n = 0;
+    document.addEventListener("click", (event) => {
+      const button = event.target.closest?.("[data-use]");
+      if (!button) return;
+      props.value = `${button.dataset.use}:${n += 1}:${button.dataset.word}`;
+      trigger("input");
+      button.classList.add("done");
+      setTimeout(() => button.classList.remove("done"), 900);
+    });
+  }
+
+  function picked(pick, names, values) {  // "use:n:word" -> the values, the one called `use` with the word in it
+    const [use, , ...word] = pick.split(":");
+    return names.map((name, i) => {
+      if (name !== use) return values[i];
+      if (typeof values[i] !== "string") return Number(word.join(":"));
+      const list = values[i].split(",").filter((w) => w && w !== word.join(":"));
+      return [...list, word.join(":")].slice(-Math.max(1, values[i].split(",").length)).join(",");
+    });
+  }
+
+  return {changed, section, redraw, run, select, opened, header, notice, plane, examples, people, picker, picked, quiz, anybody};
 })());

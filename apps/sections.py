@@ -1,0 +1,83 @@
+"""The sections of a tab: inner tabs, each of which draws itself when it is opened or when an input of it changes."""
+
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable
+
+import gradio as gr
+
+from apps.i18n import say
+from apps.widgets import QUICK, handler, status
+
+PRIVATE = {"api_visibility": "private"}  # of the page; what others may call are `widgets.endpoint`s
+
+
+class Sections(dict):
+    """Name -> gr.Tab, to lay out with `with sections[name]:`. `tabs` is the gr.Tabs around them."""
+
+    def __init__(self, stem: str, titles: dict, load: Callable):
+        """titles: name -> text (`i18n.t`), in their order; `load(model_id)` gives a pipeline."""
+        super().__init__()
+        self.stem, self.load, self._loading = stem, load, {}
+        # In the page, though hidden: only then is a change noticed.
+        self.ticks = {name: gr.Number(0, visible="hidden", label=name) for name in titles}
+        with gr.Tabs(elem_classes="sections", selected=next(iter(titles))) as self.tabs:
+            for name, title in titles.items():
+                with gr.Tab(title, id=name) as self[name]:
+                    pass
+
+    def listen(self) -> None:
+        """Once, after the layout: a section that a person opens is drawn."""
+        first = next(iter(self))
+        for name, tab in self.items():
+            js = f"(tick) => trugbild.section('{self.stem}', '{name}', '{first}', tick)"
+            tab.select(None, self.ticks[name], self.ticks[name], js=js)
+
+    def redraw(self) -> dict:
+        """What makes an event draw the open section: `event.then(**sections.redraw())`"""
+        every = list(self.ticks.values())
+        js = f"(...ticks) => trugbild.redraw('{self.stem}', {list(self)}, ticks)"
+        return {"fn": None, "inputs": every, "outputs": every, "js": js}
+
+    def is_loaded(self, model: str) -> bool:
+        """Whether a picture can be had at once; if not, it will be soon."""
+
+        def prepare():
+            with contextlib.suppress(Exception):  # whoever needs the model next is told what is wrong with it
+                self.load(model)
+
+        if model not in self._loading:
+            self._loading[model] = threading.Thread(target=prepare, daemon=True)
+            self._loading[model].start()
+        self._loading[model].join(0.05)
+        return not self._loading[model].is_alive()
+
+    def draws(
+        self, name: str, fn: Callable, triggers: list, inputs: list, outputs: list, model: str = "", meanwhile=None
+    ) -> None:
+        """fn(*inputs, lang) -> outputs, whenever the section is opened or one of `triggers` fires.
+
+        `model` is the one it needs; without, it is the first input. Until that is loaded, the first output shows
+        meanwhile(*inputs, lang).
+        """
+
+        def draw(*values, lang):
+            def first(html):
+                return html if len(outputs) == 1 else (html, *[gr.skip()] * (len(outputs) - 1))
+
+            if waiting := not self.is_loaded(model or values[0]):
+                yield first((meanwhile or loading_text)(*values, lang=lang))
+            try:
+                yield fn(*values, lang=lang)
+            except Exception:
+                if waiting:
+                    yield first("")
+                raise
+
+        draw.__signature__ = inspect.signature(fn)
+        gr.on([self.ticks[name].change, *triggers], handler(draw), inputs, outputs, **PRIVATE, **QUICK)
+
+
+def loading_text(*_, lang: str) -> str:
+    return status(lang, text=say("shell.loading", lang))
