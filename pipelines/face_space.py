@@ -19,7 +19,7 @@ from .recipe import LIMIT_KB, Recipe, read
 Person = int | np.ndarray
 
 PSI = (-1.0, 1.5)
-AMOUNT = (-10.0, 10.0)  # of a direction of length 1, in the units of w
+AMOUNT = (-6.0, 6.0)  # times a direction of length 1; at psi 1 people are about 5 from the mean face
 VERDICT_NOISE = (0.0, 1.0)  # standard deviation, pixels in [-1, 1]
 MAX_COUNT, MAX_FRAMES, MAX_PEOPLE = 64, 60, 8
 NOISE, SPACES, MODES = ("on", "off", "fixed"), ("w", "z"), ("slerp", "lerp")
@@ -66,11 +66,12 @@ def unpack(text: str, layers: int, w_dim: int) -> np.ndarray:
     return code
 
 
-def write_people(people: Sequence[Person]) -> str:
-    """People -> text, or Problem too_many_codes where it would not fit into a recipe."""
+def write_people(people: Sequence[Person], lists: int = 1) -> str:
+    """People -> text, or Problem too_many_codes where as many lists of them would not fit into one recipe."""
     words = [pack(person) if isinstance(person, np.ndarray) else str(person) for person in people]
-    if (length := sum(map(len, words))) > CODES_KB * 1024:
-        raise Problem("too_many_codes", most=int(CODES_KB * 1024 * len(words) // length))
+    room = CODES_KB * 1024 // lists
+    if (length := sum(map(len, words))) > room:
+        raise Problem("too_many_codes", most=room * len(words) // length)
     return ",".join(words)
 
 
@@ -91,3 +92,7 @@ def first(folder: Path) -> tuple[Image.Image, Recipe] | None:
     """The picture that lies beside a model, made by it, and its recipe; None where there is none."""
     file = folder / "first.png"
     return (open_picture(file), read(file)) if file.is_file() else None
+
+
+# How the picture on the first screen is made.
+FIRST = {"psi": 0.7, "noise": "on", "domain": DOMAINS[0]}

@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .problems import Problem
-from .registry import Model
+from .registry import Model, checksums
 
-_DISK = {
+DISK = {
     errno.ENOSPC: "disk_full",
     errno.EDQUOT: "disk_full",
     errno.EACCES: "cache_locked",
@@ -34,6 +34,11 @@ def cache() -> Path:
     return Path(os.path.expandvars(os.environ.get("HF_HUB_CACHE") or _home() / "hub")).expanduser()
 
 
+def converted() -> Path:
+    """Where weights that came in another format are kept as safetensors, beside the downloads."""
+    return _home() / "trugbild"
+
+
 def logged_in() -> bool:
     """Whether there is an access token, from the environment or from `hf auth login`."""
     file = Path(os.environ.get("HF_TOKEN_PATH") or _home() / "token")
@@ -49,6 +54,10 @@ def folder(model: Model) -> Path | None:
 
 def status(model: Model) -> Problem | None:
     """Why the model's files cannot be had now, or None. Cheap: looks at files and at what the last contact showed."""
+    try:
+        checksums(model)
+    except Problem as problem:
+        return problem
     if folder(model):
         return None
     if model.path:
@@ -79,8 +88,9 @@ def probe(timeout: float = 2.0) -> bool:
 
 def fetch(model: Model) -> Path:
     """The folder with the model's files, downloaded if they are not here. Every pinned sha256 is checked each time."""
+    expected = checksums(model)
     where = folder(model) or _download(model)
-    wrong = [name for name, sha256 in model.files.items() if not _is_right(where / name, sha256)]
+    wrong = [name for name, sha256 in expected.items() if not _is_right(where / name, sha256)]
     if wrong and model.path:
         raise Problem("weights_broken", file=wrong[0])
     if wrong:
@@ -120,7 +130,7 @@ def _download(model: Model) -> Path:
             raise _refusal(model, error.__cause__.response.status_code) from error
         raise Problem("offline", model=model.id) from error
     except OSError as error:
-        raise Problem(_DISK.get(error.errno, "cut_off"), model=model.id) from error
+        raise Problem(DISK.get(error.errno, "cut_off"), model=model.id) from error
     except (httpx2.HTTPError, errors.XetDownloadError, RuntimeError) as error:
         raise Problem("cut_off", model=model.id) from error
     if where := folder(model):

@@ -52,6 +52,8 @@ SENTENCES = {
     "no_test_set": "The test pictures are not here; start the app with --data and the folder of MNIST.",
     "own_photo": "This was made from a photo of your own, which is not kept; open that photo first.",
     # faces
+    "people_count": "{name} has {value} entries; {low} to {high} are possible.",
+    "no_real_faces": "There are no real faces here; upload portraits or start the app with --data and their folder.",
     "face_code": "This is not the code of a face, or that of another model; copy the whole link again.",
     "too_many_codes": "So many codes of faces do not fit into a recipe; use at most {most} people here.",
     "codes_walk_in_w": "A face that is a code has no z; walk through w, or between seeds only.",

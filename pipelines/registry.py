@@ -5,6 +5,8 @@ import hashlib
 import itertools
 import json
 import logging
+import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +17,12 @@ from .problems import Problem
 TABS = ("faces", "style_transfer", "vae_playground", "text_to_image")
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 HUB = "https://huggingface.co/"
+APACHE = ("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 MIT = ("MIT", "https://opensource.org/license/mit")
+NVIDIA = (
+    "NVIDIA Source Code License (non-commercial)",
+    "https://github.com/NVlabs/stylegan2/blob/master/LICENSE.txt",
+)
 CC_BY_SA_3 = ("CC BY-SA 3.0", "https://creativecommons.org/licenses/by-sa/3.0/")  # MNIST's own
 
 
@@ -32,7 +39,9 @@ class Model:
     gate: bool = False  # whether the hub asks for consent first
     memory_mb: int = 100  # while working at the default size
     defaults: Mapping[str, object] = field(default_factory=dict)
-    files: Mapping[str, str | None] = field(default_factory=dict)  # on the hub: name -> sha256, None for small JSON
+    files: Mapping[str, str | None] = field(
+        default_factory=dict
+    )  # on the hub: name -> sha256, None for small JSON, see ASK
     path: Path | None = None  # where the files lie, unless on the hub
 
     @property
@@ -41,8 +50,8 @@ class Model:
         return None if self.path else f"{HUB}{self.source}"
 
 
-def _bundled(id: str, licence: tuple[str, str], **more) -> Model:
-    return Model(id, "vae_playground", "latent", "bundled", *licence, 2026, path=CHECKPOINTS / id, **more)
+def _bundled(id: str, licence: tuple[str, str], tab: str = "vae_playground", kind: str = "latent", **more) -> Model:
+    return Model(id, tab, kind, "bundled", *licence, 2026, path=CHECKPOINTS / id, **more)
 
 
 def _photo(id: str, repo: str, year: int, memory_mb: int, revision: str, name: str, sha256: str) -> Model:
@@ -50,6 +59,13 @@ def _photo(id: str, repo: str, year: int, memory_mb: int, revision: str, name: s
     return Model(id, "vae_playground", "photo", repo, *MIT, year, revision, memory_mb=memory_mb, files=files)
 
 
+def _stylegan2(id: str, name: str, memory_mb: int, sha256: str) -> Model:
+    source, revision = "ZeqiangLai/StyleGAN2", "5fde0cdb3664b04e8126dc6b0cab010e7813c18b"
+    files = {name: sha256}
+    return Model(f"stylegan2-{id}", "faces", "faces", source, *NVIDIA, 2020, revision, memory_mb=memory_mb, files=files)
+
+
+ASK = ""  # instead of a sha256 that is not known here: the file stays closed until the person gives one, see checksums
 WEIGHTS, TAEF2 = "diffusion_pytorch_model.safetensors", "taef2.safetensors"
 # fmt: off
 MODELS = (
@@ -72,6 +88,20 @@ MODELS = (
            WEIGHTS, "47a6c2bff850da04b267cab70fe3553fef57255eb9a8e76852baa0a87850e54d"),
     _photo("taef2", "madebyollin/taef2", 2025, 300, "bd244ebfe4398c84fbf312a2f1c868c676b500e3",
            TAEF2, "701d31c0ecbef3b609fe236e2e3a65ffb17f3a94237acdd771e8ea3194df557a"),
+    Model("faces-64", "faces", "faces", "bundled", *APACHE, 2026, path=CHECKPOINTS / "faces-64"),
+    _stylegan2("ffhq-1024", "stylegan2-ffhq-config-f.pt", 1500,
+               "646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c"),
+    _stylegan2("car-512", "stylegan2-car-config-f.pt", 1000,
+               "c69f161fd576801027cbaa8b09142b5dd9f508034b2d0f4a2a0cdcbc1d587c9c"),
+    _stylegan2("cat-256", "stylegan2-cat-config-f.pt", 900,
+               "ff1036877c8964ba7c9e84316e67ea26bea64bbfcf6bd6c645f45589d248727f"),
+    _stylegan2("church-256", "stylegan2-church-config-f.pt", 900,
+               "596f59f0ab72d3d5e821846dbf53fff0406c0103ff4fa46ae0a2508d80b3a2d0"),
+    _stylegan2("horse-256", "stylegan2-horse-config-f.pt", 900,
+               "894bc6a08a6bbe4c22bf91195dd4fdd4ee7f6859e06ce3517e7b3bfa9a8b2565"),
+    _stylegan2("metfaces", "ada/metfaces.pt", 1500, ASK),
+    _stylegan2("afhqdog", "ada/afhqdog.pt", 1000, ASK),
+    _stylegan2("afhqcat", "ada/afhqcat.pt", 1000, ASK),
 )
 # fmt: on
 
@@ -101,6 +131,16 @@ def get(id: str) -> Model:
         if model.id == id:
             return model
     raise Problem("unknown_model", model=id)
+
+
+def checksums(model: Model) -> Mapping[str, str | None]:
+    """The sha256 of each file. What is not known here comes from TRUGBILD_SHA256_<ID>, or Problem checksum_unknown."""
+    variable = "TRUGBILD_SHA256_" + re.sub(r"\W", "_", model.id).upper()
+    given = os.environ.get(variable, "").strip().lower()
+    for name, sha256 in model.files.items():
+        if sha256 == ASK and not re.fullmatch("[0-9a-f]{64}", given):
+            raise Problem("checksum_unknown", model=model.id, variable=variable, file=name)
+    return {name: given if sha256 == ASK else sha256 for name, sha256 in model.files.items()}
 
 
 def register_folder(path: str | Path) -> Model:

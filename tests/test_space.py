@@ -53,7 +53,7 @@ def test_licence():
 
 
 def test_models():
-    on_hub = [model.source for model in registry.MODELS if not model.path]
+    on_hub = list(dict.fromkeys(model.source for model in registry.MODELS if not model.path))
     assert METADATA["models"] == on_hub
 
 
