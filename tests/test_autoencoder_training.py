@@ -1,0 +1,143 @@
+"""training/autoencoder.py: two steps on scenes of discs and bars give a folder that diffusers and the app load."""
+
+import json
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import load_file
+
+import pipelines
+from pipelines import runtime
+from tests import emoji
+from training import autoencoder, common
+from training.scenes import Scenes
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    return emoji.write_pack(tmp_path_factory.mktemp("emoji"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(3):
+        Image.effect_noise((150, 140), 40 + i).convert("RGB").save(folder / f"{i}.png")
+    return folder
+
+
+def train(pack, out, *flags):
+    AcceleratorState._reset_state(True)
+    tiny = [
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--crop",
+        "32",
+        "--channels",
+        "8",
+        "8",
+        "8",
+        "16",
+        "--latent-channels",
+        "4",
+        "--cpu",
+    ]
+    argv = [*tiny, "--data", pack, "--out", out, *flags]
+    autoencoder.main(common.parse(autoencoder.Config, list(map(str, argv))))
+
+
+def test_train_save_load_run(pack, photos, tmp_path):
+    train(pack, tmp_path / "tiny", "--photos", photos, "--photo-share", "0.25")
+    folder = tmp_path / "tiny"
+    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    assert vae.config.shift_factor == 0
+    x = Scenes(pack).pictures(range(64)) / 127.5 - 1
+    with torch.no_grad():
+        latent = vae.encode(x).latent_dist.mean
+        assert latent.shape == (64, 4, 16, 16)
+        assert vae.decode(latent).sample.shape == x.shape
+    assert (latent * vae.config.scaling_factor).std().item() == pytest.approx(1, rel=0.2)  # of other scenes, after fp16
+
+    facts = json.loads((folder / "training.json").read_text())
+    assert (facts["tab"], facts["kind"], facts["figures"]["crops_of_scenes_seen"]) == ("vae_playground", "photo", 6)
+    card = (folder / "README.md").read_text()
+    assert "training/autoencoder.py" in card
+    assert all(name in card for name in ("Google", "CC BY 4.0", "Microsoft", "flower_photos"))
+    assert [p.name[:6] for p in (folder / "state").glob("*.png")] == ["scenes"]
+
+    pipeline = pipelines.load(folder)
+    result = pipeline(Image.new("RGB", (60, 44), "teal"))
+    assert (result.latent_shape, result.reconstruction.size) == ((4, 6, 8), (60, 44))
+
+
+def test_same_seed_same_model(pack, tmp_path):
+    train(pack, tmp_path / "a")
+    train(pack, tmp_path / "b")
+    train(pack, tmp_path / "c", "--seed", 1)
+    a, b, c = (load_file(tmp_path / out / "diffusion_pytorch_model.safetensors") for out in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not all(torch.equal(a[key], c[key]) for key in a)
+
+
+def test_without_photographs_the_card_names_none(pack, tmp_path):
+    train(pack, tmp_path / "tiny", "--half-weight", 0)
+    assert "flower_photos" not in (tmp_path / "tiny" / "README.md").read_text()
+
+
+def test_a_crop_that_does_not_fit(pack, tmp_path):
+    with pytest.raises(common.TrainingError, match="crop"):
+        train(pack, tmp_path / "tiny", "--crop", "36")
+
+
+def test_the_loss_sees_edges_and_is_zero_for_equals():
+    x = torch.zeros(1, 3, 16, 16)
+    x[..., 8:] = 1
+    assert autoencoder.reconstruction_loss(x, x, 1.0) == 0
+    lighter, moved = x + 1 / 16, x.roll(1, 3)
+    moved[..., 0] = 0  # the same mean error, all of it at the edge
+    assert (lighter - x).abs().mean() == (moved - x).abs().mean()
+    loss = {y: autoencoder.reconstruction_loss(y, x, 1.0) for y in (lighter, moved)}
+    assert loss[moved] > 2 * loss[lighter]
+
+
+def test_kl_is_that_of_torch():
+    mean, logvar = torch.randn(2, 3, 4, 4, 4)
+    q = torch.distributions.Normal(mean, (logvar / 2).exp())
+    expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0, 1)).mean()
+    assert torch.allclose(autoencoder.kl_loss(mean, logvar), expected, atol=1e-5)
+
+
+def test_psnr_is_that_of_bytes():
+    x = torch.full((2, 3, 8, 8), -1.0)
+    y = x + torch.tensor([2 / 255, 2.0]).view(2, 1, 1, 1)
+    assert autoencoder.psnr(y, x).tolist() == pytest.approx([48.13, 0.0], abs=0.01)
+
+
+def test_normalising_moves_the_latent_and_not_the_picture():
+    torch.manual_seed(0)
+    config = autoencoder.Config(data="", out="x", channels=(8, 8, 16), latent_channels=4)
+    model = autoencoder.build(config).eval()
+    x = runtime.to_tensor(Image.effect_noise((128, 128), 60).convert("RGB"))
+    before = autoencoder.reconstruct(model, x)
+    autoencoder.normalise(model, x)
+    with torch.no_grad():
+        latent = model.encode(x).latent_dist.mean * model.config.scaling_factor
+    assert latent.mean((0, 2, 3)).tolist() == pytest.approx([0] * 4, abs=1e-3)
+    assert latent.square().mean().sqrt().item() == pytest.approx(1, abs=1e-3)
+    assert torch.allclose(autoencoder.reconstruct(model, x), before, atol=1e-5)
+
+
+def test_crops_prefer_what_has_detail():
+    picture = torch.zeros(3, 128, 128, dtype=torch.uint8)
+    picture[:, 40:80, 40:80] = torch.randint(0, 255, (3, 40, 40), dtype=torch.uint8)
+    x = autoencoder.crops(picture.expand(200, -1, -1, -1), 32, torch.Generator().manual_seed(0))
+    assert x.shape == (200, 3, 32, 32)
+    assert x.min() == -1
+    full = (x.flatten(1).std(1) > 0).float().mean()
+    alone = 72 / 97  # of the places along one side, those that touch the middle
+    assert full == pytest.approx(1 - (1 - alone**2) ** 2, abs=0.08)
