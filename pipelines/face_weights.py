@@ -42,8 +42,9 @@ def convert(file: Path) -> Generator:
         raise Problem("weights_mismatch", file=file.name, key=key)
     try:
         net = from_rosinality(state, tensors["latent_avg"])
-    except ValueError as error:
-        raise Problem("weights_mismatch", file=file.name, key=error.args[0]) from error
+    except (ValueError, IndexError, RuntimeError) as error:  # the latter two from tensors of too few dimensions
+        key = str(error.args[0])
+        raise Problem("weights_mismatch", file=file.name, key="g_ema" if " " in key else key) from error
     if not all(tensor.isfinite().all() for tensor in net.state_dict().values()):
         raise Problem("weights_broken", file=file.name)
     return net

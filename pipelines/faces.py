@@ -244,7 +244,9 @@ class FacesPipeline(Drawer):
             raise Problem("no_stages", model=self.model.id)
         stage = whole("stage", stage, 0, len(stages) - 1)
         (psi, cutoff), domain = self.truncation(psi, cutoff), self.domain(domain)
-        people = self.crowd([checked_seed(person) for person in people])
+        people = self.crowd(people)
+        if any(isinstance(person, np.ndarray) for person in people):
+            raise Problem("seeds_only")
         if stages[stage].folder == self.folder:
             net = self.generator
         else:

@@ -58,9 +58,16 @@ SENTENCES = {
     "too_many_codes": "So many codes of faces do not fit into a recipe; use at most {most} people here.",
     "codes_walk_in_w": "A face that is a code has no z; walk through w, or between seeds only.",
     "no_discriminator": "{model} comes without its discriminator; pick a model that has one.",
+    "seeds_only": "A face that is a code belongs to the finished model; choose seeds to see how it learnt.",
     "no_stages": "No earlier stages of {model} were kept; pick another model.",
     "no_compiler": "The fast mode needs a C++ compiler, and there is none here; install one or switch it off.",
     "checksum_unknown": "No checksum of {model} is known here; set {variable} to the sha256 of {file} and start again.",
+    # one's own face
+    "no_face": "No face was found in this picture; take one in which a face looks into the camera in good light.",
+    "several_faces": "There are {count} faces in this picture; cut out the one that is meant.",
+    "face_profile": "This face is seen from the side; take a picture in which it looks into the camera.",
+    "face_too_small": "The face is only {side} pixels wide, hair and chin included; at least {least} are needed, "
+    "so open a larger picture.",
     # drawings
     "empty_drawing": "The drawing is empty; draw something first.",
     "bad_drawing": "This is not a drawing; a drawing has at most {points} points "
