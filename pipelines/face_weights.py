@@ -36,7 +36,7 @@ def published(model: Model, folder: Path) -> Generator:
 
 def convert(file: Path) -> Generator:
     """Raises Problem: weights_pickle, weights_broken, or weights_mismatch with the first key that is amiss."""
-    tensors = read_tensors(file)
+    tensors = read_tensors(file, nested=True)
     state = {key.removeprefix("g_ema."): value for key, value in tensors.items() if key.startswith("g_ema.")}
     for key in sorted({"latent_avg"} ^ {key for key in tensors if not key.startswith("g_ema.")}):
         raise Problem("weights_mismatch", file=file.name, key=key)

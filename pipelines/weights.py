@@ -12,10 +12,10 @@ from torch import nn
 from .problems import Problem
 
 
-def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+def read_tensors(file: Path, nested: bool = False) -> dict[str, torch.Tensor]:
     """name -> tensor, on the CPU, from safetensors or a file that torch.save wrote of plain tensors.
 
-    Those of a dict within the dict are named after both: "g_ema.input.input".
+    nested: dicts of tensors may stand in it, too; theirs are named after both, "g_ema.input.input".
 
     Raises Problem: weights_pickle (more than tensors inside), weights_broken.
     """
@@ -29,7 +29,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise Problem("weights_pickle" if refused else "weights_broken", file=file.name) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise Problem("weights_broken", file=file.name) from error
-    if isinstance(tensors, dict):
+    if nested and isinstance(tensors, dict):
         parts = {name: part if isinstance(part, dict) else {"": part} for name, part in tensors.items()}
         tensors = {f"{name}.{key}".rstrip("."): tensor for name, part in parts.items() for key, tensor in part.items()}
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
