@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent
-FIGURES = {  # column -> key in training.json, digits
-    "negative ELBO, nats": ("test_negative_elbo_nats", 1),
-    "squared error": ("test_reconstruction_mse", 4),
-    "clear samples": ("samples_clear_p_over_0.9", 2),
+FIGURES = {  # tab -> column -> key in training.json, digits
+    "vae_playground": {
+        "negative ELBO, nats": ("test_negative_elbo_nats", 1),
+        "squared error": ("test_reconstruction_mse", 4),
+        "clear samples": ("samples_clear_p_over_0.9", 2),
+    },
+    "faces": {},
 }
 
 
@@ -19,18 +22,16 @@ def front_matter() -> str:
     return "\n".join(line for line in lines if not line.startswith("#"))
 
 
-def models() -> str:
-    """A line for each bundled model."""
-    rows = [["model", "trained on", "code", *FIGURES], ["---"] * (3 + len(FIGURES))]
+def models(tab: str) -> str:
+    """A line for each bundled model of a tab."""
+    rows = [["model", "trained on", "parameters", *FIGURES[tab]], ["---"] * (3 + len(FIGURES[tab]))]
     for file in sorted(ROOT.glob("pipelines/checkpoints/*/training.json")):
-        facts, config = (
-            json.loads(file.read_text("utf-8")),
-            json.loads((file.parent / "config.json").read_text("utf-8")),
-        )
-        name = f"[{file.parent.name}]({file.parent.relative_to(ROOT).as_posix()}/README.md)"
-        found = [(facts["figures"].get(key), digits) for key, digits in FIGURES.values()]
-        figures = ["–" if value is None else f"{value:.{digits}f}" for value, digits in found]
-        rows.append([name, facts["data"]["name"], f"{config['latent_dim']} numbers", *figures])
+        facts = json.loads(file.read_text("utf-8"))
+        if facts["tab"] == tab:
+            name = f"[{file.parent.name}]({file.parent.relative_to(ROOT).as_posix()}/README.md)"
+            found = [(facts["figures"].get(key), digits) for key, digits in FIGURES[tab].values()]
+            figures = ["–" if value is None else f"{value:.{digits}f}" for value, digits in found]
+            rows.append([name, facts["data"]["name"], f"{facts['parameters']:,}", *figures])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -38,9 +39,8 @@ def readme() -> str:
     """README.md as it should be."""
     text = (ROOT / "README.md").read_text("utf-8")
     text = re.sub(r"\A(---\n.*?\n---\n)?", lambda _: f"---\n{front_matter()}\n---\n", text, count=1, flags=re.DOTALL)
-    return re.sub(
-        r"(<!-- models -->\n).*?(\n<!-- end -->)", lambda m: m[1] + models() + m[2], text, count=1, flags=re.DOTALL
-    )
+    table = r"(<!-- models of (\w+) -->\n).*?(\n<!-- end -->)"
+    return re.sub(table, lambda m: m[1] + models(m[2]) + m[3], text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ OWN, ASTRONAUT = "own", "astronaut"
 COUNTS = {"people": (2, MAX_PEOPLE), "rows": (1, 6), "columns": (1, 6), "who": (1, 1)}  # least, most; else 1 to 8
 QUIZ = 8  # pictures, half of them real
 USES = ("a", "b", "c", "people", "who")  # what a person can be taken for
-FIRST_LOOK = {"domain": DOMAINS[0], "psi": 0.7, "cutoff": MAX_LAYERS, "noise": "on"}
+FIRST_LOOK = {**face_space.FIRST, "cutoff": MAX_LAYERS, "fast": False}
 
 
 # ---- people as words -------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class Scene(NamedTuple):
 def first(values: dict, lang: str) -> Figure | None:
     """The picture that lies beside the model, if that is what the link asks for: needs no torch."""
     kept = (entry := known(values["model"])).path and face_space.first(entry.path)
-    asked = {name: values[name] for name in ("domain", "psi", "cutoff", "noise")}
+    asked = {name: values[name] for name in FIRST_LOOK}
     if not kept or asked != FIRST_LOOK or (values["seed"], values["count"]) != (kept[1].seed, 1):
         return None
     picture, recipe = kept
@@ -185,25 +185,19 @@ def uses(word: int | str, names: Sequence[str], lang: str) -> str:
 # ---- what the tab computes: each is an endpoint, too -----------------------------------------------------------------
 
 
-def person(load, model, domain, psi, cutoff, seed, count, noise, lang, on_step=None) -> Result:
+def person(load, model, domain, psi, cutoff, seed, count, noise, fast, lang) -> Result:
     """People who do not exist: that of the seed and those of the seeds that follow."""
     scene = Scene.of(load, model, domain, psi, cutoff)
-    count, choices = whole("count", count, 1, MAX_COUNT), {"noise": choice("noise", noise, NOISE)}
-    pictures, recipe = scene.pipeline.generate(checked_seed(seed), count, noise=noise, on_step=on_step, **scene.look)
-    seeds = [(recipe.seed + i) % 2**32 for i in range(count)]
-    return Result(
-        [
-            scene.made(
-                picture,
-                say("faces.person.caption", lang, seed=seed),
-                seed,
-                replace(recipe, seed=seed),
-                "person",
-                **choices,
-            )
-            for seed, picture in zip(seeds, pictures, strict=True)
-        ]
-    )
+    count, how = whole("count", count, 1, MAX_COUNT), {"noise": choice("noise", noise, NOISE), "fast": bool(fast)}
+    pictures, recipe = scene.pipeline.generate(checked_seed(seed), count, **how, **scene.look)
+    items = []
+    for i, picture in enumerate(pictures):
+        one = replace(recipe, seed=(recipe.seed + i) % 2**32)
+        item = scene.made(
+            picture, say("faces.person.caption", lang, seed=one.seed), str(one.seed), one, "person", **how
+        )
+        items.append(item._replace(below=uses(one.seed, ("seed", *USES) if count > 1 else USES, lang)))
+    return Result(items)
 
 
 def walk(load, model, domain, psi, cutoff, people, frames, space, mode, loop, lang, on_step=None) -> Result:
@@ -257,7 +251,7 @@ def edit(
     amounts = {i: number(f"d{i + 1}", amount, *AMOUNT) for i, amount in enumerate(sliders)}
     first, last = whole("first", first, 0, MAX_LAYERS), whole("last", last, 0, MAX_LAYERS)
     span = {"first": min(first, pipeline.layers - 1), "last": min(last, pipeline.layers - 1)}
-    picture, _, recipe = pipeline.edit(code, amounts, **span, **scene.look)
+    picture, _, recipe = pipeline.edit(code, amounts, **span, noise="fixed", **scene.look)
     inputs = {"who": who, "first": first, "last": last, **{f"d{i + 1}": amount for i, amount in amounts.items()}}
     before = shown(pipeline.draw(pipeline.ws([code], **scene.look))[0], say("faces.directions.before", lang))
     after = scene.made(picture, say("faces.directions.after", lang), "edited", recipe, "directions", **inputs)

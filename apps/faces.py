@@ -40,7 +40,6 @@ from apps.widgets import (
     live,
     model_choices,
     run_row,
-    seed_row,
     stops,
 )
 from pipelines import registry
@@ -72,7 +71,7 @@ def build(load: Callable) -> Tab:
 
     with gr.Column():
         gr.Markdown(t("faces.intro"), elem_classes="intro")
-        with gr.Row(elem_classes="controls"):
+        with gr.Row(elem_classes="controls later"):
             with gr.Column(scale=3, min_width=280):
                 model = Dropdown(label=t("faces.model"), value=FIRST, choices=[FIRST], filterable=False)
                 with gr.Accordion(t("shell.about_model"), open=False):
@@ -96,6 +95,7 @@ def build(load: Callable) -> Tab:
                     kinds = [(t(f"faces.noise.{kind}"), kind) for kind in NOISE]
                     noise = Radio(kinds, value="on", label=t("faces.person.noise"))
                     cutoff = Slider(0, MAX_LAYERS, MAX_LAYERS, step=1, label=t("faces.cutoff"))
+                    fast = gr.Checkbox(False, label=t("faces.person.fast"))
 
         with sections["walk"], gr.Row():
             with gr.Column(scale=5, min_width=300):
@@ -167,8 +167,10 @@ def build(load: Callable) -> Tab:
                 file_count="multiple", file_types=["image"], label=t("faces.quiz.files"), height=120,
                 elem_classes="controls",
             )  # fmt: skip
-            quiz_seed, quiz_another = seed_row()
-            quiz = Quiz(elem_id="quiz")
+            with gr.Row(elem_classes="controls"):
+                quiz_seed = Number(0, label=t("shell.seed"), precision=0, min_width=120)
+                quiz_another = gr.Button(t("faces.quiz.another"), min_width=120)
+            quiz = Quiz(elem_id="quiz", min_height=200)
 
         with sections["own"], gr.Row():
             with gr.Column(scale=4, min_width=280):
@@ -207,8 +209,8 @@ def build(load: Callable) -> Tab:
         call.__signature__ = inspect.signature(functools.partial(task, load))
         return call
 
-    def persons(model, domain, psi, cutoff, seed, count, noise, lang):
-        made = compute.person(load, model, domain, psi, cutoff, seed, count, noise, lang).figures
+    def persons(model, domain, psi, cutoff, seed, count, noise, fast, lang):
+        made = compute.person(load, model, domain, psi, cutoff, seed, count, noise, fast, lang).figures
         return figures(made, lang, big=len(made) == 1, columns=0 if len(made) == 1 else math.ceil(len(made) ** 0.5))
 
     def waypoints(model, domain, psi, cutoff, people, space, mode, loop, lang):
@@ -273,9 +275,10 @@ def build(load: Callable) -> Tab:
     for control in look[1:]:
         control.change(**sections.redraw())
 
-    person_inputs = [*look, seed, count, noise]
-    sections.draws("person", persons, [seed.change, count.change, noise.change], person_inputs, [crowd])
-    another.click(None, None, seed, js="() => Number(trugbild.anybody())", api_visibility="private")
+    person_inputs = [*look, seed, count, noise, fast]
+    sections.draws("person", persons, [c.change for c in person_inputs[4:]], person_inputs, [crowd])
+    for button, number in ((another, seed), (quiz_another, quiz_seed)):
+        button.click(None, None, number, js="() => Number(trugbild.anybody())", api_visibility="private")
 
     way_inputs = [*look, people, frames, space, mode, loop]
     few = [*look, people, space, mode, loop]
@@ -367,6 +370,7 @@ def build(load: Callable) -> Tab:
         Param("seed", seed, Range(0, MAX_SEED, whole=True), 0),
         Param("count", count, Range(1, MAX_COUNT, whole=True), 1),
         Param("noise", noise, Choice(lambda: list(NOISE)), "on"),
+        Param("fast", fast, Switch(), False),
         *(
             Param(name, targets[name], Text(functools.partial(compute.check, name=name)), default)
             for name, default in PEOPLE.items()

@@ -1,8 +1,8 @@
 """From people to pictures: what every task of the faces needs of a StyleGAN2.
 
 w is (w_dim,), ws holds one row a layer: (layers, w_dim). z of seed s is the first draw of its generator, its maps of
-noise are the next ones, from 4 px up, so that a smaller net sees the same. Pictures are drawn one by one, so that
-picture n is the same whatever else is drawn: a product of another size rounds differently.
+noise are the next ones, from 4 px up, so that a smaller net sees the same. A product of another size rounds
+differently, so groups are always full: then picture n is the same whatever else is drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,8 @@ from .problems import seed as checked_seed
 from .recipe import Recipe
 from .registry import Model, revision
 
-GROUP = 4  # pictures drawn at once in fast mode
+GROUP = 4  # pictures drawn at once by a small net, or compiled: three times as fast as one by one
+SMALL = 128  # px
 
 
 class Drawer(DiffusionPipeline):
@@ -38,6 +39,7 @@ class Drawer(DiffusionPipeline):
         self.image_size, self.layers, self.w_dim = generator.image_size, generator.layers, generator.config.w_dim
         names = tuple(str(i + 1) for i in range(generator.config.classes))
         self.domains = DOMAINS if len(names) == len(DOMAINS) else names
+        self.group = GROUP if self.image_size <= SMALL else 1
         self._compiled = None
 
     @torch.inference_mode()
@@ -53,8 +55,7 @@ class Drawer(DiffusionPipeline):
     ) -> list[Image.Image]:
         """(N, layers, w_dim) -> N pictures. Noise: "on" is that of each seed, "fixed" that of seed 0, "off" none.
 
-        fast: compiled, in groups of GROUP. That takes up to minutes the first time, and rounds differently, but a
-        picture still does not depend on its company. Raises Problem no_compiler.
+        fast: compiled, which takes up to minutes the first time, and rounds differently. Raises Problem no_compiler.
         """
         ws, noise = np.asarray(ws, np.float32), choice("noise", noise, NOISE)
         for row in ws:
@@ -62,7 +63,7 @@ class Drawer(DiffusionPipeline):
         if noise == "on" and (seeds is None or len(seeds) != len(ws)):
             raise Problem("missing", name="seed")
         seeds = [checked_seed(seed) for seed in seeds] if noise == "on" else [0] * len(ws)
-        size, synthesis = (GROUP, self._fast()) if fast else (1, self.generator.synthesis)
+        size, synthesis = (GROUP, self._fast()) if fast else (self.group, self.generator.synthesis)
         pictures = []
         for i in range(0, len(ws), size):
             chosen = [min(i + k, len(ws) - 1) for k in range(size)]  # a group is always full

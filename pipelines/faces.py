@@ -63,7 +63,7 @@ class FacesPipeline(Drawer):
         """`count` pictures; picture i is that of seed + i (after 2**32 - 1 comes 0)."""
         seed, count = checked_seed(seed), whole("count", count, 1, face_space.MAX_COUNT)
         (psi, cutoff), domain = self.truncation(psi, cutoff), self.domain(domain)
-        noise, step = choice("noise", noise, NOISE), GROUP if fast else 1
+        noise, step = choice("noise", noise, NOISE), GROUP if fast else self.group
         pictures = []
         for i in range(0, count, step):
             people = [(seed + k) % 2**32 for k in range(i, min(i + step, count))]
@@ -106,14 +106,14 @@ class FacesPipeline(Drawer):
             middle = self.mean(domain)
         legs = list(zip(stops, [*stops[1:], stops[0]], strict=True))[: None if loop else -1]
         path = [(a, b, i / frames) for a, b in legs for i in range(frames)] + ([] if loop else [(*legs[-1], 1.0)])
+        rows = [middle + between(a - middle, b - middle, t, mode) for a, b, t in path]
+        if space == "z":
+            with torch.inference_mode():
+                rows = [self.styles(self.generator, torch.from_numpy(row), domain, psi, cutoff) for row in rows]
         pictures = []
-        for i, (a, b, t) in enumerate(path):
-            row = middle + between(a - middle, b - middle, t, mode)
-            if space == "z":
-                with torch.inference_mode():
-                    row = self.styles(self.generator, torch.from_numpy(row), domain, psi, cutoff)
-            pictures += self.draw(row[None])
-            _report(on_step, i + 1, len(path), pictures[-1])
+        for i in range(0, len(rows), self.group):
+            pictures += self.draw(np.stack(rows[i : i + self.group]))
+            _report(on_step, len(pictures), len(rows), pictures[-1])
         settings = {"frames": frames, "space": space, "mode": mode, "loop": bool(loop), "psi": psi, "cutoff": cutoff}
         return pictures, self.recipe("walk", people=words, domain=domain, **settings)
 
@@ -134,13 +134,10 @@ class FacesPipeline(Drawer):
         words = {"rows": write_people(rows, 2), "columns": write_people(columns, 2)}
         hosts, guests, grid = self.ws(rows, domain, psi, cutoff), self.ws(columns, domain, psi, cutoff), []
         for host in hosts:
-            grid.append([])
-            for guest in guests:
-                mixed = host.copy()
-                mixed[group.start : group.stop] = guest[group.start : group.stop]
-                grid[-1] += self.draw(mixed[None])
-                done = (len(grid) - 1) * len(guests) + len(grid[-1])
-                _report(on_step, done, len(hosts) * len(guests), grid[-1][-1])
+            mixed = np.repeat(host[None], len(guests), 0)
+            mixed[:, group.start : group.stop] = guests[:, group.start : group.stop]
+            grid.append(self.draw(mixed))
+            _report(on_step, len(grid), len(hosts), grid[-1][-1])
         return grid, self.recipe("mix", layers=layers, psi=psi, cutoff=cutoff, domain=domain, **words)
 
     def arithmetic(
@@ -207,6 +204,20 @@ class FacesPipeline(Drawer):
         words = ",".join(f"{k}:{amount!r}" for k, amount in sorted(amounts.items()) if amount)
         settings = {"amounts": words, "first": first, "last": last, "noise": noise, "psi": psi, "cutoff": cutoff}
         return picture, ws[0], self.recipe("edit", people=write_people([person]), domain=domain, **settings)
+
+    # --------------------------------------------------------------------------------------------------- one's own face
+
+    def align(self, image: Image.Image, size: int = 256) -> Image.Image:
+        """A photo -> the face in it as the training data shows faces. Raises Problem, see face_alignment.py."""
+        from .face_alignment import find_and_align  # brings OpenCV, which only those pay who need it
+
+        return find_and_align(image, size)
+
+    def project(self, face: Image.Image, domain: str = "", on_step: Step | None = None):
+        """An aligned face -> face_projection.Projection: the code that draws it."""
+        from .face_projection import project
+
+        return project(self, face, domain, on_step=on_step)
 
     # ---------------------------------------------------------------------------------------- verdict and how it learnt
 

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 from served import free_port
+from visiting import LANGUAGES, browser, en, shots, visit
 
 ROOT = Path(__file__).resolve().parents[1]
 # gradio reads these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="trugbild-test-")
-LANGUAGES = ("de", "en")
+__all__ = ["LANGUAGES", "browser", "en", "shots", "visit"]  # fixtures are found by their name
 PHOTO = "local/tiny-photo"  # an autoencoder that knows nothing, but has the right layers
 
 

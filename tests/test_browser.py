@@ -1,139 +1,28 @@
 """The page in a real browser: what fingers, keys and links do, in both languages, wide and narrow, light and dark."""
 
 import base64
+import importlib
 import io
-import os
 import re
-import shutil
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 from conftest import LANGUAGES
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from visiting import NARROW, WIDE, WORD, Visit, changes, middle, only, overflow, picture, read, says, source
 
-from apps import i18n
-from apps.vae_playground import HOME, SECTIONS
+from apps import i18n, shell
+from apps.vae_playground import HOME
 from pipelines import Problem, recipe
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PATIENCE = 60_000  # ms: torch may have to be loaded first, on a machine that trains at the same time
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-# Words of one language that the other's page must not show; taken from the files, so it follows them.
-WORD = re.compile(r"[^\W\d_]{4,}")
 
-
-@pytest.fixture(scope="module")
-def browser():
-    if not os.path.exists(CHROMIUM) and not os.environ.get("CI"):
-        pytest.skip("there is no Chromium here")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory):
-    return tmp_path_factory.mktemp("screenshots")
-
-
-class Visit:
-    """One person's browser: opens pages, and remembers what nobody should see."""
-
-    def __init__(self, site, context):
-        self.site, self.page, self.wrong = site, context.new_page(), []
-        self.page.set_default_timeout(PATIENCE)
-        self.page.on("request", self._asked)
-        self.page.on("console", self._said)
-        self.page.on("pageerror", lambda error: self.wrong.append(f"{error.message}\n{error.stack}"))
-        self.page.on("response", lambda r: self.wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-
-    def _asked(self, request):
-        if (
-            urlsplit(request.url).scheme in ("http", "https", "ws", "wss")
-            and urlsplit(request.url).hostname != "127.0.0.1"
-        ):
-            self.wrong.append(f"a request to another host: {request.url}")
-
-    def _said(self, message):
-        # gradio says this of its open streams when the page is left for another one.
-        left = "AbortError: signal is aborted" in message.text or "Connection errored out" in message.text
-        if message.type == "error" and not left:
-            self.wrong.append(message.text)
-
-    def open(self, query: str = "", lang: str = "en"):
-        lang = "" if "lang=" in query else f"lang={lang}"
-        self.page.goto(f"{self.site.url}/?{'&'.join(filter(None, (query, lang)))}")
-        self.page.wait_for_selector("html[data-ready]", state="attached")
-        return self.page
-
-    def query(self) -> dict[str, str]:
-        return {name: values[0] for name, values in parse_qs(urlsplit(self.page.url).query).items()}
-
-
-@pytest.fixture
-def visit(site, browser):
-    contexts = []
-
-    def start(**options) -> Visit:
-        contexts.append(browser.new_context(viewport=WIDE, locale="en-GB", **options))
-        contexts[-1].visit = Visit(site, contexts[-1])
-        return contexts[-1].visit
-
-    yield start
-    wrong = [text for context in contexts for text in context.visit.wrong]
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
-@pytest.fixture
-def en(visit):
-    return visit()
-
-
-def source(page, selector: str) -> str:
-    """The picture that is shown there, as a data URL."""
-    return page.locator(f"{selector} img").first.get_attribute("src")
-
-
-def picture(page, selector: str) -> bytes:
-    return base64.b64decode(source(page, selector).partition(",")[2])
-
-
-def changes(page, selector: str, old: str | None):
-    """Waits until another picture is there."""
+def is_open(page, section: str, first: str = "plane"):
+    expect(page.locator(".sections [role=tab][aria-selected=true]").filter(visible=True).first).to_be_visible()
     page.wait_for_function(
-        "([selector, old]) => ![undefined, old].includes(document.querySelector(`${selector} img`)?.src)",
-        arg=[selector, old],
-    )
-
-
-def says(page, **expected: str):
-    """Waits until the address bar says so."""
-    page.wait_for_function(
-        "(expected) => { const now = new URLSearchParams(location.search);"
-        " return Object.entries(expected).every(([name, text]) => now.get(name) === text); }",
-        arg=expected,
-    )
-
-
-def middle(page, selector: str, x: float = 0.5, y: float = 0.5) -> tuple[float, float]:
-    page.locator(selector).first.scroll_into_view_if_needed()
-    box = page.locator(selector).first.bounding_box()
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-
-def is_open(page, section: str):
-    expect(page.locator(".sections [role=tab][aria-selected=true]").first).to_be_visible()
-    page.wait_for_function(
-        "(name) => (new URLSearchParams(location.search).get('section') ?? 'plane') === name", arg=section
+        "([name, first]) => (new URLSearchParams(location.search).get('section') ?? first) === name",
+        arg=[section, first],
     )
 
 
@@ -141,7 +30,7 @@ def is_open(page, section: str):
 
 
 def test_drag_the_point_and_the_picture_follows(en):
-    page = en.open()
+    page = en.open("tab=vae_playground")
     first = source(page, "#decoded")
     assert first, "the first picture is there at once"
     page.mouse.move(*middle(page, "#plane canvas", 0.55, 0.7))
@@ -166,7 +55,7 @@ def test_drag_the_point_and_the_picture_follows(en):
 
 
 def test_arrow_keys_move_the_point(en):
-    page = en.open()
+    page = en.open("tab=vae_playground")
     first = source(page, "#decoded")
     page.locator("#plane canvas").focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowUp", "Shift+ArrowUp"):
@@ -189,7 +78,7 @@ def test_a_movement_right_after_opening_is_not_undone(en):
 
 
 def test_numbers_and_the_grid_follow_too(en):
-    page = en.open()
+    page = en.open("tab=vae_playground")
     first = source(page, "#decoded")
     page.get_by_label(i18n.say("vae.plane.x", "en")).fill("-2")
     page.keyboard.press("Tab")
@@ -202,15 +91,15 @@ def test_numbers_and_the_grid_follow_too(en):
 
 
 def test_the_model_picker_changes_the_plane(en):
-    page = en.open()
+    page = en.open("tab=vae_playground")
     first, before = source(page, "#decoded"), page.locator("#plane canvas").screenshot()
-    page.get_by_label(i18n.say("vae.model", "en")).click()
+    page.get_by_label(i18n.say("vae.model", "en")).filter(visible=True).click()
     page.get_by_role("option", name=i18n.say("models.vae-fashion-2d", "en")).click()
     changes(page, "#decoded", first)
     expect(page.locator("#plane .legend")).to_contain_text("T-shirt")
     assert page.locator("#plane canvas").screenshot() != before
     says(page, model="vae-fashion-2d")
-    page.get_by_label(i18n.say("vae.model", "en")).click()
+    page.get_by_label(i18n.say("vae.model", "en")).filter(visible=True).click()
     page.get_by_role("option", name=i18n.say("models.vae-digits-16d", "en")).click()
     expect(page.get_by_label(i18n.say("vae.plane.across", "en"))).to_have_value("pc1")
     says(page, across="pc1")
@@ -326,7 +215,7 @@ def test_the_address_stays_what_it_was(en, query):
 
 
 def test_the_address_bar_follows_the_inputs(en):
-    page = en.open()
+    page = en.open("tab=vae_playground")
     entries = page.evaluate("history.length")
     page.get_by_role("tab", name=i18n.say("vae.sample.tab", "en")).click()
     is_open(page, "sample")
@@ -395,7 +284,7 @@ def test_a_saved_picture_opens_where_it_was_made(en, visit, tmp_path):
     assert file.suffix == ".png" and recipe.read(file).seed == 11
 
     other = visit()
-    there = other.open(lang="de")
+    there = other.open("tab=vae_playground", "de")
     there.locator("#header input[type=file]").set_input_files(file)
     there.wait_for_url("**section=sample**")
     there.wait_for_selector("html[data-ready]", state="attached")
@@ -409,7 +298,7 @@ def test_a_saved_picture_opens_where_it_was_made(en, visit, tmp_path):
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_a_picture_without_a_recipe_is_one_sentence(en, tmp_path, lang):
-    page = en.open(lang=lang)
+    page = en.open("tab=vae_playground", lang)
     Image.new("RGB", (8, 8)).save(tmp_path / "any.png")
     page.locator("#header input[type=file]").set_input_files(tmp_path / "any.png")
     expect(page.locator(".notice")).to_contain_text(i18n.say("problems.no_recipe", lang))
@@ -481,8 +370,8 @@ def test_the_browsers_language_counts(site, browser):
 
 
 def test_lecture_mode(en, shots):
-    page = en.open()
-    controls = page.get_by_label(i18n.say("vae.model", "en"))
+    page = en.open("tab=vae_playground")
+    controls = page.get_by_label(i18n.say("vae.model", "en")).filter(visible=True)
     expect(controls).to_be_visible()
     before = page.locator("#plane canvas").bounding_box()["width"]
     page.locator("#header [data-action=lecture]").click()
@@ -524,70 +413,21 @@ def test_dark(en, shots):
     assert luminance("light") > 0.9
 
 
-def overflow(page) -> list[str]:
-    """What is wider than the screen or than the box around it."""
-    return page.evaluate(
-        """() => {
-            const found = [];
-            const width = document.documentElement.scrollWidth;
-            if (width > innerWidth) {
-                const wide = [...document.body.querySelectorAll('*')].filter(
-                    (n) => n.offsetParent && n.getBoundingClientRect().right > innerWidth + 1);
-                const names = wide.slice(-3).map((n) => n.outerHTML.slice(0, 120));
-                found.push(`page ${width} > ${innerWidth}: ${names.join(' | ')}`);
-            }
-            const texts = 'button, label, label span, figcaption, .title, .facts, .card, .notice, h2, h3';
-            const inputs = '.katex-display, input[role=listbox], input[type=number]';
-            for (const n of document.querySelectorAll(`${texts}, ${inputs}`)) {
-                const scrolls = ['auto', 'scroll'].includes(getComputedStyle(n).overflowX);
-                if (!n.offsetParent || !n.clientWidth || scrolls || n.closest('[aria-hidden=true], .thumbs')) continue;
-                if (n.scrollWidth > n.clientWidth + 5)
-                    found.push(`cut ${n.tagName} ${(n.value || n.textContent).trim().slice(0, 60)}`
-                        + ` ${n.scrollWidth} > ${n.clientWidth}`);
-            }
-            return found;
-        }"""
-    )
-
-
-def only(lang: str) -> set[str]:
-    """Words (lower case) that stand in this language's file alone."""
-
-    def words(which: str) -> set[str]:
-        return {word.lower() for text in i18n.texts(which).values() for word in WORD.findall(text)}
-
-    (other,) = (each for each in LANGUAGES if each != lang)
-    return words(lang) - words(other)
-
-
-def read(page) -> str:
-    """Everything that can be read on the page, or heard, or appears under the mouse; less gradio's own knobs."""
-    return page.evaluate(
-        """() => [document.title, document.body.innerText,
-            ...[...document.querySelectorAll('[title], [aria-label], [placeholder], [alt]')]
-                .filter((n) => n.offsetParent)
-                .filter((n) => !n.closest('.overflow-menu, .slider_input_container, .head, .source-selection'))
-                .flatMap((n) => ['title', 'aria-label', 'placeholder', 'alt'].map((name) => n.getAttribute(name))),
-            ...[...document.querySelectorAll('input[role=listbox]')].map((n) => n.value)].join('\\n')"""
-    )
-
-
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_every_section_fits_and_speaks_one_language(en, shots, lang):
+@pytest.mark.parametrize("tab", shell.TABS)
+def test_every_section_fits_and_speaks_one_language(en, shots, tab, lang):
     (other,) = (each for each in LANGUAGES if each != lang)
     foreign, wrong = only(other), {}
-    page = en.open(lang=lang)
-    for section in SECTIONS:
-        if section != SECTIONS[0]:
-            page.goto(f"{en.site.url}/?tab=vae_playground&section={section}&lang={lang}")
-            page.wait_for_selector("html[data-ready]", state="attached")
-        is_open(page, section)
+    sections = importlib.import_module(f"apps.{tab}").SECTIONS
+    for section in sections:
+        page = en.open(f"tab={tab}&section={section}", lang)
+        is_open(page, section, sections[0])
         if section not in ("photo", "how"):
             page.wait_for_function("() => [...document.querySelectorAll('.figures img')].some((n) => n.offsetParent)")
         for size in (WIDE, NARROW):
             page.set_viewport_size(size)
             page.evaluate("() => Promise.all([document.fonts.ready, new Promise(requestAnimationFrame)])")
-            page.screenshot(path=shots / f"{section}-{lang}-{size['width']}.png", full_page=True)
+            page.screenshot(path=shots / f"{tab}-{section}-{lang}-{size['width']}.png", full_page=True)
             if found := overflow(page):
                 wrong[f"{section} {size['width']}"] = found
         text = read(page)
@@ -602,7 +442,7 @@ def test_every_section_fits_and_speaks_one_language(en, shots, lang):
 def test_the_page_is_usable_with_a_finger_on_a_narrow_screen(visit):
     narrow = visit(has_touch=True, is_mobile=True)
     narrow.page.set_viewport_size(NARROW)
-    page = narrow.open()
+    page = narrow.open("tab=vae_playground")
     first = source(page, "#decoded")
     x, y = middle(page, "#plane canvas", 0.2, 0.2)
     page.touchscreen.tap(x, y)

@@ -351,7 +351,7 @@ def test_train_save_load_run(trained):
     x = net(torch.randn(2, 8), torch.tensor([0, 1]))
     assert x.shape == (2, 3, 16, 16) and judge(x, torch.tensor([0, 1])).isfinite().all() and net.w_mean.abs().sum() > 0
     facts = json.loads((trained / "training.json").read_text())
-    assert (facts["tab"], facts["kind"], facts["figures"]["pictures seen"]) == ("faces", "stylegan2", 16)
+    assert (facts["tab"], facts["kind"], facts["figures"]["pictures seen"]) == ("faces", "faces", 16)
     assert "None of these people exists" in (trained / "README.md").read_text()
     assert load_file(trained / "diffusion_pytorch_model.safetensors")["constant"].dtype == torch.float16
     assert Image.open(trained / "state" / "faces-0000004.png").size == (16 * 16, 8 * 16)

@@ -10,6 +10,7 @@ the same channels it fine-tunes, with one more it grows and fades the new resolu
 a model that `pipelines.load` reads, from the first snapshot on; add --resume to go on after a stop.
 """
 
+import json
 import math
 from copy import deepcopy
 from dataclasses import dataclass
@@ -146,15 +147,16 @@ def load_domains(config: Config, size: int) -> tuple[common.Images, torch.Tensor
     return common.Images(pixels, {}), label
 
 
-def load_start(config: Config, generator: Generator, discriminator: Discriminator) -> bool:
-    """Fills both nets from --from; -> whether they grew by doing so."""
+def load_start(config: Config, generator: Generator, discriminator: Discriminator) -> tuple[bool, int]:
+    """Fills both nets from --from; -> whether they grew by doing so, and the pictures that it had seen."""
     try:
         small = Generator.from_pretrained(config.from_)
         grow(small, generator)
         grow(Discriminator.from_pretrained(Path(config.from_) / "discriminator"), discriminator)
-    except (OSError, ValueError) as error:
+        facts = json.loads((Path(config.from_) / "training.json").read_text("utf-8"))
+        return small.image_size < generator.image_size, facts["figures"]["pictures seen"]
+    except (OSError, ValueError, KeyError) as error:
         raise TrainingError(f"{Path(config.from_).name} cannot be gone on from: {error}") from error
-    return small.image_size < generator.image_size
 
 
 @torch.no_grad()
@@ -177,7 +179,7 @@ def describe(config: Config, generator: Generator, figures: dict) -> dict:
     return {
         "id": Path(config.out).name,
         "tab": "faces",
-        "kind": "stylegan2",
+        "kind": "faces",
         "licence": "Apache-2.0",
         "year": 2026,
         "title": f"Faces of {size} px",
@@ -211,7 +213,7 @@ def main(config: Config) -> None:
 
     generator = Generator(config.channels, config.z_dim, config.z_dim, config.mapping_layers, classes).to(run.device)
     discriminator = Discriminator(config.channels, classes).to(run.device)
-    grown = load_start(config, generator, discriminator) if config.from_ else False
+    grown, before = load_start(config, generator, discriminator) if config.from_ else (False, 0)
     ema = common.EMA(generator)
     adam = {"lr": config.lr, "betas": (0.0, 0.99), "eps": 1e-8}
     g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
@@ -291,7 +293,7 @@ def main(config: Config) -> None:
             run.picture("faces", common.grid(sheet(ema.module), 16))
         if run.due(config.snapshot_every):
             ema.module.measure_mean()
-            figures = {"pictures seen": images, "augmentation probability": round(numbers["augment"], 3)}
+            figures = {"pictures seen": before + images, "augmentation probability": round(numbers["augment"], 3)}
             run.save(ema.module, describe(config, generator, figures))
             deepcopy(discriminator).half().save_pretrained(run.folder / "discriminator")
             deepcopy(ema.module).half().save_pretrained(run.folder / "state" / f"snapshot-{step + 1:07d}")
