@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces
+.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder
 
 demo: .venv/app
 	$(BIN)/python apps/main.py $(ARGS)
@@ -27,6 +27,13 @@ train-faces: .venv/training
 	$(FACE) --out runs/faces-16 --channels 160 160 96 --penalty 0.02 --steps 3000 --sample-every 300 --snapshot-every 1500
 	$(FACE) --out runs/faces-32 --channels 160 160 96 48 --from runs/faces-16 --penalty 0.05 --steps 4000 --sample-every 300 --snapshot-every 1000
 	$(FACE) --out runs/faces-64 --channels 160 160 96 48 32 --from runs/faces-32 --penalty 0.1 --steps 60000 --sample-every 500 --snapshot-every 2500
+
+# What text to image draws in; run again after a stop. DATA is the folder of the packs; the photographs' licences allow CC BY.
+DATA ?= ../shared/data
+PHOTOS = $(DATA)/style/flower-daisy.parquet,$(DATA)/style/flower-sunflower.parquet,$(DATA)/faces/faces-color-128.parquet,$(DATA)/style/monet-paintings.parquet
+train-autoencoder: .venv/training
+	nice -n 19 $(BIN)/python -m training.autoencoder --data $(DATA)/emoji --photos $(PHOTOS) --resume \
+		--out runs/emoji-vae $(ARGS)
 
 readme: .venv/app  # what it repeats: front matter, figures of the models
 	$(BIN)/python readme.py

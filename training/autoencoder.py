@@ -38,8 +38,8 @@ PHOTO_CREDITS = (
 class Config(common.Config):
     """One batch of crops: `photo_share` of them from photographs, the others from scenes."""
 
-    steps: int = option(100_000, "updates in all")
-    batch_size: int = option(16, "crops in an update, over all processes")
+    steps: int = option(60_000, "updates in all")
+    batch_size: int = option(8, "crops in an update, over all processes")
     lr: float = option(1e-3, "learning rate at its highest")
     precision: Literal["fp32", "bf16"] = option("bf16", "of the forward pass; weights stay in fp32")
     channels: tuple[int, ...] = option(
@@ -232,7 +232,7 @@ def main(config: Config) -> None:
     ema = common.EMA(model)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     run.track(model=model, ema=ema, optimizer=optimizer)
-    halves = config.batch_size // run.world // 2 if config.half_weight else 0
+    halves = max(1, config.batch_size // run.world // 4) if config.half_weight else 0  # a quarter is enough
     both = torch.compile(Pass(model, halves), disable=not config.compile)
     latent = config.crop // 2 ** (len(config.channels) - 1)
 
