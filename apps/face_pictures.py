@@ -11,6 +11,7 @@ import math
 import os
 import random
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
 
 STEM = "faces"
+WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # of the published nets, at 4, 8, ... 1024 px
 SHOWN = 256  # px: smaller faces are enlarged to it before they are saved
 DIRECTIONS, MAX_LAYERS, MAX_STAGES = 8, 18, 12  # sliders; of a net of 1024 px; on the way of any net
 OWN, ASTRONAUT = "own", "astronaut"
@@ -81,14 +83,35 @@ class Shape(NamedTuple):
 
     domains: tuple[str, ...]
     stages: int  # kept on the way, the finished net included
+    products: float  # multiplications of its convolutions for one picture
 
 
 def shape(model: registry.Model) -> Shape:
     if not model.path:
-        return Shape((), 0)
-    classes = json.loads((model.path / "config.json").read_text("utf-8")).get("classes", 0)
+        return Shape((), 0, products(WIDTHS[: model.defaults["image_size"].bit_length() - 2]))
+    config = json.loads((model.path / "config.json").read_text("utf-8"))
+    classes = config.get("classes", 0)
     domains = DOMAINS if classes == len(DOMAINS) else tuple(str(i + 1) for i in range(classes))
-    return Shape(domains, len(read_stages(model, model.path)))
+    return Shape(domains, len(read_stages(model, model.path)), products(config["channels"]))
+
+
+def products(widths: Sequence[int]) -> float:
+    """Of the 3 x 3 convolutions: one at 4 px; above, one that works at half the side, and one at the whole."""
+    total = 9 * widths[0] ** 2 * 4**2
+    for i, (below, here) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        total += 9 * here * (below * (4 << i) ** 2 + here * (8 << i) ** 2)
+    return total
+
+
+def seconds(load: Callable, model: registry.Model, known: str) -> float:
+    """What a picture of a model will take on this machine, going by a group that the model `known` draws now."""
+    pipeline, here = load(known), registry.get(known)
+    ws = pipeline.ws(range(pipeline.group))
+    pipeline.draw(ws)
+    start = time.perf_counter()
+    pipeline.draw(ws)
+    each = (time.perf_counter() - start) / pipeline.group
+    return each * shape(model).products / shape(here).products
 
 
 def enlarged(picture: Image.Image) -> Image.Image:

@@ -254,7 +254,7 @@ def build(load: Callable) -> Tab:
 
     def switch_model(model, lang):
         """The controls that a net has: its domains, layers, stages; names of directions where we found some."""
-        return *controls(model, lang), about(model, lang)
+        return *controls(model, lang), about(model, lang, compute.seconds(load, registry.get(model), FIRST))
 
     def controls(model, lang, domain_=DOMAINS[0], stage_=1):
         shape, named = compute.shape(registry.get(model)), texts(lang)

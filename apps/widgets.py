@@ -418,8 +418,11 @@ def _short(problem: Problem) -> str:
     )
 
 
-def about(model_id: str, lang: str) -> str:
-    """What is known of a model, as HTML: licence, size, year, why it cannot be used here, the figures of its card."""
+def about(model_id: str, lang: str, seconds: float | None = None) -> str:
+    """What is known of a model, as HTML: licence, size, year, why it cannot be used here, the figures of its card.
+
+    seconds: what a picture will take on this machine, where that was estimated.
+    """
     model = registry.get(model_id)
     name = texts(lang).get(f"models.{model.id}", model.id)
     licence = html.escape(model.licence)
@@ -431,6 +434,8 @@ def about(model_id: str, lang: str) -> str:
     if model.year:
         pairs.append((say("about.year", lang), str(model.year)))
     pairs.append((say("about.memory", lang), f"{model.memory_mb} MB"))
+    if seconds:
+        pairs.append((say("about.seconds", lang), f"≈ {decimal(seconds, lang, 2 if seconds < 1 else 0)} s"))
     training = model.path / "training.json" if model.path else None
     if training and training.is_file():
         figures_ = json.loads(training.read_text("utf-8")).get("figures", {})

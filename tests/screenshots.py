@@ -13,6 +13,10 @@ from tests.served import ROOT, chromium, opened, served
 FOLDER = ROOT / "docs" / "screenshots"
 # name -> what is opened, how wide and high the window is, which picture must be there
 PICTURES = {
+    "faces": ("tab=faces&lang=de&__theme=light", (1280, 900), "#crowd img"),
+    "mix": ("tab=faces&section=mix&lang=en&__theme=dark", (1280, 1050), "#mixed img"),
+    "verdict": ("tab=faces&section=verdict&lang=de&__theme=light", (1280, 900), "#scores img"),
+    "faces-phone": ("tab=faces&lang=en&__theme=dark", (390, 1240), "#crowd img"),
     "plane": ("lang=en&__theme=light", (1280, 1000), "#decoded img"),
     "reconstruct": ("lang=de&section=reconstruct&noise=0.3&__theme=light", (1280, 1000), "#rebuilt img"),
     "compare": ("lang=en&section=compare&__theme=dark", (1280, 1240), ".figures img"),
@@ -23,10 +27,10 @@ PICTURES = {
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with served("--tabs", "vae_playground") as (url, _), chromium() as browser:
+    with served() as (url, _), chromium() as browser:
         for name, (query, (width, height), picture) in PICTURES.items():
             page = browser.new_page(viewport={"width": width, "height": height})
-            opened(page, f"{url}/?tab=vae_playground&{query}")
+            opened(page, f"{url}/?{query if 'tab=' in query else f'tab=vae_playground&{query}'}")
             page.locator(picture).filter(visible=True).last.wait_for(timeout=60_000)
             page.wait_for_timeout(3000)  # the plane's background is a picture, too, and says not when it is drawn
             shot = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")

@@ -9,7 +9,10 @@ from PIL import Image
 from tests.conftest import PHOTO, ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
-ENDPOINTS = ("decode", "reconstruct", "interpolate", "sample", "arithmetic", "autoencode_photo")
+ENDPOINTS = (
+    "person", "walk", "mix", "face_arithmetic", "edit", "verdict", "project", "learnt",
+    "decode", "reconstruct", "interpolate", "sample", "arithmetic", "autoencode_photo",
+)  # fmt: skip
 
 
 def blocks(language: str) -> list[str]:
@@ -65,7 +68,7 @@ def test_examples(app, tmp_path, monkeypatch, capsys):
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert "dB" in capsys.readouterr().out
-    for key in ("animation", "strip", "samples", "total", "photo", "rebuilt"):
+    for key in ("animation", "strip", "samples", "total", "photo", "rebuilt", "sheet", "nearest", "after"):
         value = names[key][0] if isinstance(names[key], list) else names[key]
         Image.open(value).verify()
     assert 0 < names["numbers"]["latent_bytes"] < names["numbers"]["bytes"]
