@@ -26,6 +26,7 @@ SENTENCES = {
     # folders of one's own
     "folder_missing": "There is no readable folder called {folder}.",
     "folder_unknown": "{folder} holds no model known here: neither training.json nor a config.json of diffusers.",
+    "folder_helper": "{folder} holds a net that others use by themselves, nothing to pick; choose another folder.",
     "folder_broken": "training.json in {folder} cannot be read: {field} is missing or wrong.",
     "folder_pickle": "{folder} holds no weights as safetensors; other formats can run code and are not opened.",
     "weights_pickle": "{file} holds more than plain tensors and is not opened because it could run code.",

@@ -59,10 +59,11 @@ def _photo(id: str, repo: str, year: int, memory_mb: int, revision: str, name: s
     return Model(id, "vae_playground", "photo", repo, *MIT, year, revision, memory_mb=memory_mb, files=files)
 
 
-def _stylegan2(id: str, name: str, memory_mb: int, sha256: str) -> Model:
+def _stylegan2(id: str, name: str, size: int, memory_mb: int, sha256: str) -> Model:
     source, revision = "ZeqiangLai/StyleGAN2", "5fde0cdb3664b04e8126dc6b0cab010e7813c18b"
     files = {name: sha256}
-    return Model(f"stylegan2-{id}", "faces", "faces", source, *NVIDIA, 2020, revision, memory_mb=memory_mb, files=files)
+    more = {"memory_mb": memory_mb, "files": files, "defaults": {"image_size": size}}
+    return Model(f"stylegan2-{id}", "faces", "faces", source, *NVIDIA, 2020, revision, **more)
 
 
 ASK = ""  # instead of a sha256 that is not known here: the file stays closed until the person gives one, see checksums
@@ -89,19 +90,19 @@ MODELS = (
     _photo("taef2", "madebyollin/taef2", 2025, 300, "bd244ebfe4398c84fbf312a2f1c868c676b500e3",
            TAEF2, "701d31c0ecbef3b609fe236e2e3a65ffb17f3a94237acdd771e8ea3194df557a"),
     Model("faces-64", "faces", "faces", "bundled", *APACHE, 2026, path=CHECKPOINTS / "faces-64"),
-    _stylegan2("ffhq-1024", "stylegan2-ffhq-config-f.pt", 1500,
+    _stylegan2("ffhq-1024", "stylegan2-ffhq-config-f.pt", 1024, 1500,
                "646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c"),
-    _stylegan2("car-512", "stylegan2-car-config-f.pt", 1000,
+    _stylegan2("car-512", "stylegan2-car-config-f.pt", 512, 1000,
                "c69f161fd576801027cbaa8b09142b5dd9f508034b2d0f4a2a0cdcbc1d587c9c"),
-    _stylegan2("cat-256", "stylegan2-cat-config-f.pt", 900,
+    _stylegan2("cat-256", "stylegan2-cat-config-f.pt", 256, 900,
                "ff1036877c8964ba7c9e84316e67ea26bea64bbfcf6bd6c645f45589d248727f"),
-    _stylegan2("church-256", "stylegan2-church-config-f.pt", 900,
+    _stylegan2("church-256", "stylegan2-church-config-f.pt", 256, 900,
                "596f59f0ab72d3d5e821846dbf53fff0406c0103ff4fa46ae0a2508d80b3a2d0"),
-    _stylegan2("horse-256", "stylegan2-horse-config-f.pt", 900,
+    _stylegan2("horse-256", "stylegan2-horse-config-f.pt", 256, 900,
                "894bc6a08a6bbe4c22bf91195dd4fdd4ee7f6859e06ce3517e7b3bfa9a8b2565"),
-    _stylegan2("metfaces", "ada/metfaces.pt", 1500, ASK),
-    _stylegan2("afhqdog", "ada/afhqdog.pt", 1000, ASK),
-    _stylegan2("afhqcat", "ada/afhqcat.pt", 1000, ASK),
+    _stylegan2("metfaces", "ada/metfaces.pt", 1024, 1500, ASK),
+    _stylegan2("afhqdog", "ada/afhqdog.pt", 512, 1000, ASK),
+    _stylegan2("afhqcat", "ada/afhqcat.pt", 512, 1000, ASK),
 )
 # fmt: on
 
@@ -112,6 +113,8 @@ TAEF2_FILES = {
 }
 # A folder that diffusers wrote says by its class which tab it belongs to.
 CLASSES = {"AutoencoderKL": ("vae_playground", "photo"), "AutoencoderTiny": ("vae_playground", "photo")}
+# Kinds of nets that other parts use by themselves: nobody picks them.
+HELPERS = ("alignment",)
 
 _log = logging.getLogger(__name__)
 _own: dict[str, Model] = {}  # folders of one's own, by id
@@ -157,6 +160,8 @@ def register_folder(path: str | Path) -> Model:
     licence, year, defaults = "", None, {}
     if "training.json" in names:
         tab, kind, licence, year, defaults = _training(path)
+        if kind in HELPERS:
+            raise Problem("folder_helper", folder=path.name)
     elif names >= TAEF2_FILES.keys():
         tab, kind, weights, (licence, _), year = "vae_playground", "photo", TAEF2_FILES, MIT, 2025
     elif (name := class_name(path)) in CLASSES:

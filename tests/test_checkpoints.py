@@ -29,11 +29,12 @@ def name(folder):
 
 
 def test_registry_and_folders_are_the_same():
-    assert {model.id for model in registry.MODELS if model.source == "bundled"} == {folder.name for folder in FOLDERS}
+    to_pick = {folder.name for folder in FOLDERS if training(folder)["kind"] not in registry.HELPERS}
+    assert {model.id for model in registry.MODELS if model.source == "bundled"} == to_pick
 
 
 def test_all_together_are_small():
-    assert sum(file.stat().st_size for file in CHECKPOINTS.rglob("*") if file.is_file()) < 30e6
+    assert sum(file.stat().st_size for file in CHECKPOINTS.rglob("*") if file.is_file()) < 60e6
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
@@ -60,8 +61,9 @@ def test_training_json(folder):
     assert facts["hardware"]
     assert {"python", "torch", "accelerate"} <= facts["versions"].keys()
     assert {"name", "url", "licence", "attribution"} <= facts["data"].keys()
-    model = registry.get(folder.name)
-    assert (model.tab, model.kind) == (facts["tab"], facts["kind"])
+    if facts["kind"] not in registry.HELPERS:
+        model = registry.get(folder.name)
+        assert (model.tab, model.kind) == (facts["tab"], facts["kind"])
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
@@ -70,7 +72,8 @@ def test_card_says_what_training_json_says(folder):
     _, front, body = card.split("---\n", 2)
     front = yaml.safe_load(front)
     assert front["license"] == facts["licence"].lower().replace(" ", "-")
-    assert facts["licence"] == registry.get(folder.name).licence
+    if facts["kind"] not in registry.HELPERS:
+        assert facts["licence"] == registry.get(folder.name).licence
     assert {"library_name", "pipeline_tag", "tags"} <= front.keys()
     rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", body, re.MULTILINE))
     assert {key: rows[key] for key in facts["figures"]} == {key: str(value) for key, value in facts["figures"].items()}

@@ -514,13 +514,13 @@ def write_card(folder: Path, training: dict) -> None:
 
     Required: id, tab, kind, licence, title, summary, data {name, url, licence, attribution}, figures {name: number},
     use (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware,
-    tags. `Run.save` adds the rest. English only.
+    tags, script (if not the tab's) and task (as the hub names it). `Run.save` adds the rest. English only.
     """
     data = training["data"]
     front = {
         "license": training["licence"].lower().replace(" ", "-"),  # the hub's name of it
         "library_name": "diffusers",
-        "pipeline_tag": "unconditional-image-generation",
+        "pipeline_tag": training.get("task", "unconditional-image-generation"),
         "tags": ["trugbild", training["tab"], *training.get("tags", [])],
     }
     lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", f"# {training['title']}", ""]
@@ -531,7 +531,7 @@ def write_card(folder: Path, training: dict) -> None:
     lines += ["", training["figures_note"]] if "figures_note" in training else []
     took = duration(training["training_seconds"])
     lines += ["", "## Training", "", f"{training['parameters']:,} parameters, {took} on {training['hardware']}."]
-    lines += [f"Script: `training/{training['tab']}.py` of commit {training['git_commit']}.", ""]
+    lines += [f"Script: `training/{training.get('script', training['tab'])}.py` of commit {training['git_commit']}.", ""]
     lines += ["| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in training["config"].items())]
     lines += ["", "## Data and licence", "", f"Trained on [{data['name']}]({data['url']}): {data['attribution']}."]
     lines += [f"Licence of the data: {data['licence']}. Licence of the weights: {training['licence']}.", ""]
