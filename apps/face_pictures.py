@@ -103,6 +103,11 @@ def products(widths: Sequence[int]) -> float:
     return total
 
 
+def is_slow(model: str) -> bool:
+    """Whether a picture takes more than a moment on a processor: from 256 px on."""
+    return shape(known(model)).products > 3e9
+
+
 def seconds(load: Callable, model: registry.Model, known: str) -> float:
     """What a picture of a model will take on this machine, going by a group that the model `known` draws now."""
     pipeline, here = load(known), registry.get(known)

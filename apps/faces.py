@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from apps import face_pictures as compute
 from apps.face_pictures import ASTRONAUT, DIRECTIONS, FIRST_LOOK, MAX_LAYERS, MAX_STAGES, OWN, USES, Scene
@@ -81,7 +82,7 @@ def build(load: Callable) -> Tab:
                 domain = Radio(domains, value=DOMAINS[0], label=t("faces.domain"), show_label=False)
                 psi = Slider(*PSI, FIRST_LOOK["psi"], step=0.05, label=t("faces.psi"), min_width=200)
         picker = Picker(visible="hidden")
-        sections = Sections(STEM, {name: t(f"faces.{name}.tab") for name in SECTIONS}, load)
+        sections = Sections(STEM, {name: t(f"faces.{name}.tab") for name in SECTIONS}, load, compute.is_slow)
 
         with sections["person"], gr.Row():
             with gr.Column(scale=6, min_width=300):
@@ -105,7 +106,7 @@ def build(load: Callable) -> Tab:
                     space = Radio([(t(f"faces.walk.{s}"), s) for s in SPACES], value="w", label=t("faces.walk.space"))
                     mode = Radio([(t(f"faces.walk.{m}"), m) for m in MODES], value="lerp", label=t("faces.walk.mode"))
                 with gr.Row(elem_classes="controls"):
-                    frames = Slider(2, MAX_FRAMES, 12, step=1, label=t("faces.walk.frames"), min_width=200)
+                    frames = Slider(1, MAX_FRAMES, 12, step=1, label=t("faces.walk.frames"), min_width=200)
                     loop = gr.Checkbox(True, label=t("faces.walk.loop"), min_width=120)
             with gr.Column(scale=5, min_width=300):
                 walk, walk_stop = run_row(t("faces.walk.run"))
@@ -175,6 +176,8 @@ def build(load: Callable) -> Tab:
         with sections["own"], gr.Row():
             with gr.Column(scale=4, min_width=280):
                 gr.Markdown(t("faces.own.text"), elem_classes="intro")
+                in_memory = get_upload_folder().startswith("/dev/shm")  # see main.upload_folder
+                gr.Markdown(t("faces.own.memory" if in_memory else "faces.own.disk"), elem_classes="intro")
                 own = PictureInput(label=t("faces.own.photo"), height=260)
                 sample = Radio(
                     [(t("faces.own.astronaut"), ASTRONAUT), (t("faces.own.mine"), OWN)], value=ASTRONAUT,
@@ -215,7 +218,8 @@ def build(load: Callable) -> Tab:
 
     def waypoints(model, domain, psi, cutoff, people, space, mode, loop, lang):
         """A few pictures of the way, until the whole of it is asked for."""
-        strip = compute.walk(load, model, domain, psi, cutoff, people, 4, space, mode, loop, lang).figures[1]
+        frames = 1 if compute.is_slow(model) else 4
+        strip = compute.walk(load, model, domain, psi, cutoff, people, frames, space, mode, loop, lang).figures[1]
         thumbs = Scene.of(load, model, domain, psi, cutoff).thumbs(people)
         return figures([strip], lang, big=True), gr.update(thumbs=thumbs)
 
@@ -375,7 +379,7 @@ def build(load: Callable) -> Tab:
             Param(name, targets[name], Text(functools.partial(compute.check, name=name)), default)
             for name, default in PEOPLE.items()
         ),
-        Param("frames", frames, Range(2, MAX_FRAMES, whole=True), 12),
+        Param("frames", frames, Range(1, MAX_FRAMES, whole=True), 12),
         Param("space", space, Choice(lambda: list(SPACES)), "w"),
         Param("mode", mode, Choice(lambda: list(MODES)), "lerp"),
         Param("loop", loop, Switch(), True),

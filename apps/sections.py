@@ -16,10 +16,13 @@ PRIVATE = {"api_visibility": "private"}  # of the page; what others may call are
 class Sections(dict):
     """Name -> gr.Tab, to lay out with `with sections[name]:`. `tabs` is the gr.Tabs around them."""
 
-    def __init__(self, stem: str, titles: dict, load: Callable):
-        """titles: name -> text (`i18n.t`), in their order; `load(model_id)` gives a pipeline."""
+    def __init__(self, stem: str, titles: dict, load: Callable, slow: Callable = lambda model: False):
+        """titles: name -> text (`i18n.t`), in their order; `load(model_id)` gives a pipeline.
+
+        slow(model_id): whether people would wonder what takes so long.
+        """
         super().__init__()
-        self.stem, self.load, self._loading = stem, load, {}
+        self.stem, self.load, self.slow, self._loading = stem, load, slow, {}
         # In the page, though hidden: only then is a change noticed.
         self.ticks = {name: gr.Number(0, visible="hidden", label=name) for name in titles}
         with gr.Tabs(elem_classes="sections", selected=next(iter(titles))) as self.tabs:
@@ -66,8 +69,11 @@ class Sections(dict):
             def first(html):
                 return html if len(outputs) == 1 else (html, *[gr.skip()] * (len(outputs) - 1))
 
-            if waiting := not self.is_loaded(model or values[0]):
+            which = model or values[0]
+            if waiting := not self.is_loaded(which):
                 yield first((meanwhile or loading_text)(*values, lang=lang))
+            elif waiting := self.slow(which):
+                yield first(status(lang, text=say("shell.drawing", lang)))
             try:
                 yield fn(*values, lang=lang)
             except Exception:
