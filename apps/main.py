@@ -33,7 +33,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--model", action="append", default=[], metavar="FOLDER", help="a model of your own (repeatable)"
     )
     parser.add_argument(
-        "--data", metavar="FOLDER", help="real pictures: t10k-images-idx3-ubyte.gz in mnist/ and fashion/, portraits in faces/"
+        "--data",
+        metavar="FOLDER",
+        help="real pictures: t10k-images-idx3-ubyte.gz in mnist/ and fashion/, portraits in faces/",
     )
     parser.add_argument("--no-browser", action="store_true", default=on_space, help="do not open the page")
     return parser.parse_args(argv)
