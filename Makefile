@@ -45,6 +45,7 @@ benchmarks: .venv/tests
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/drag.py
 	$(BIN)/python tests/benchmarks/train_step.py
+	$(BIN)/python tests/benchmarks/faces.py
 
 # An empty file stands for each set of packages that is installed; a changed list of pins installs anew.
 .venv/app: requirements.txt | .venv/bin/pip

@@ -1,6 +1,8 @@
 """Measure finished models and write the figures into their training.json and card.
 
     python training/evaluate.py vae_playground --data ../shared/data/digits/mnist pipelines/checkpoints/*-digits-*
+    F=../shared/data/faces; D=$F/faces-color-128.parquet,$F/faces-gray-128.parquet
+    python training/evaluate.py faces --data $D pipelines/checkpoints/faces-64 --sheet ../nearest.png
 
 Each subcommand is a function from a folder to {figure: number}, made once for all folders (so that a classifier
 is trained once); the figures that no script measured stay as they are.
@@ -19,7 +21,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
 from pipelines.models.vae import DenseVAE
-from training import common, vae_playground
+from training import common, evaluate_faces, vae_playground
 
 CLEAR = 0.9  # a sample whose class the classifier gives more than this probability is called clear
 
@@ -88,29 +90,38 @@ def vae_measure(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
     return measure
 
 
-MEASURES = {"vae_playground": vae_measure}
-NOTES = {"vae_playground": vae_playground.NOTE}  # how to read the figures
+def vae_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--samples", type=int, default=5000, help="drawn from the prior")
+    parser.add_argument("--classifier-steps", type=int, default=2000)
+
+
+MEASURES = {  # tab -> what its subcommand adds, what makes its measure, how to read the figures
+    "vae_playground": (vae_arguments, vae_measure, vae_playground.NOTE),
+    "faces": (evaluate_faces.arguments, evaluate_faces.prepare, evaluate_faces.NOTE),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tab", choices=MEASURES)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of finished models")
-    parser.add_argument("--data", required=True, help="as for training")
-    parser.add_argument("--samples", type=int, default=5000, help="drawn from the prior")
-    parser.add_argument("--classifier-steps", type=int, default=2000)
+    tabs = parser.add_subparsers(dest="tab", required=True)
+    for tab, (add_arguments, _, _) in MEASURES.items():
+        command = tabs.add_parser(tab)
+        command.add_argument("folders", nargs="+", type=Path, help="folders of finished models")
+        command.add_argument("--data", required=True, help="as for training")
+        add_arguments(command)
     args = parser.parse_args(argv)
     for folder in args.folders:
         if not (folder / "training.json").is_file():
             raise common.TrainingError(f"{folder.name} holds no finished model.")
-    measure, hardware = MEASURES[args.tab](args), common.hardware()
+    _, make_measure, note = MEASURES[args.tab]
+    measure, hardware = make_measure(args), common.hardware()
     print(f"measured on {hardware}")
     for folder in args.folders:
         training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         figures = measure(folder)
         print(folder.name, *(f"  {name:36} {value}" for name, value in figures.items()), sep="\n")
         training["figures"] |= figures
-        common.write_card(folder, training | {"figures_hardware": hardware, "figures_note": NOTES[args.tab]})
+        common.write_card(folder, training | {"figures_hardware": hardware, "figures_note": note})
 
 
 if __name__ == "__main__":
