@@ -1,0 +1,249 @@
+"""CycleGAN: a generator that translates pictures, and the discriminator that judges patches of them.
+
+x is a float tensor (N, 3, H, W) in [-1, 1]. Two generators, G: A -> B and F: B -> A, and two discriminators make a
+CycleGAN; each is a model of its own here.
+
+Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks"
+(https://arxiv.org/abs/1703.10593), section 7.2 of the appendix: c7s1-64, d128, d256, R256 x 9, u128, u64, c7s1-3 and
+C64-C128-C256-C512. The generator is that of Johnson et al. 2016 (https://arxiv.org/abs/1603.08155) with instance
+normalisation (Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022). Below, W is the width `ngf`.
+
+Everything but the normalisation sees a neighbourhood: what stands at a place depends on the pixels around it and, for
+each normalised layer, on two numbers a channel, the moments of the whole picture. `Generator.forward_in_bands` measures
+these layer by layer over bands of the picture and is exact: no seam, whatever the size.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+from torch.nn import functional as F
+
+EPSILON = 1e-5  # under the root of the normalisation, as in the published nets
+Moments = tuple[torch.Tensor, torch.Tensor]  # variance and mean, each (N, C, 1, 1) in fp32
+
+
+def normalise(x: torch.Tensor, moments: Moments | None = None) -> torch.Tensor:
+    """x (N, C, H, W) -> mean 0 and variance 1 for each channel of each picture (Ulyanov 2016, eq. 2).
+
+    moments: those of the whole picture, where x is only a part of it.
+    """
+    if moments is None:
+        return F.group_norm(x, x.shape[1], eps=EPSILON)  # a group a channel: the same, and faster on a CPU
+    variance, mean = moments
+    return ((x.float() - mean) * (variance + EPSILON).rsqrt()).to(x.dtype)
+
+
+def measure(parts: Iterable[torch.Tensor]) -> Moments:
+    """Moments of the picture that these parts (N, C, h, W) cover, each place once."""
+    found = [(*torch.var_mean(part.float(), (2, 3), correction=0, keepdim=True), part.shape[2]) for part in parts]
+    variance, mean, rows = (list(column) for column in zip(*found, strict=True))
+    share = torch.tensor(rows, device=mean[0].device).view(-1, 1, 1, 1, 1) / sum(rows)
+    mean, variance = torch.stack(mean), torch.stack(variance)
+    whole = (share * mean).sum(0)
+    return (share * (variance + (mean - whole).square())).sum(0), whole  # within the parts, and between them
+
+
+def in_bands(f: Callable, x: torch.Tensor, rows: int, halo: int) -> Iterator[torch.Tensor]:
+    """f(x) for a convolutional f, band by band: rows of x at a time, each with `halo` rows above and below.
+
+    Exact where halo is at least what f sees beyond a row; f may change the number of rows by a power of 2.
+    """
+    height = x.shape[2]
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        low, high = max(top - halo, 0), min(bottom + halo, height)
+        y = f(x[:, :, low:high])
+        first, last = ((row - low) * y.shape[2] // (high - low) for row in (top, bottom))
+        yield y[:, :, first:last]
+
+
+class Conv(nn.Conv2d):
+    """Convolution behind reflection padding, so that borders look like the rest."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int):
+        super().__init__(channels_in, channels_out, kernel)
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):  # it would pad in fp32
+            x = F.pad(x, (self.kernel_size[0] // 2,) * 4, mode="reflect")
+        return super().forward(x)
+
+
+class Down(nn.Conv2d):
+    """(N, C, H, W) -> (N, C', H/2, W/2)"""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, 3, stride=2, padding=1)
+
+
+class Up(nn.ConvTranspose2d):
+    """(N, C, H, W) -> (N, C', 2H, 2W)"""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, 3, stride=2, padding=1, output_padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions of 3 x 3 and a way around them (He et al. 2016); nothing is rectified behind the sum."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = Conv(channels, channels, 3)
+        self.conv2 = Conv(channels, channels, 3)
+
+    def forward(self, x):
+        return x + normalise(self.conv2(F.relu(normalise(self.conv1(x)))))
+
+
+def initialise(net: nn.Module) -> None:
+    """Weights from N(0, 0.02), biases 0 (section 7.1)."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, 0, 0.02)
+            nn.init.zeros_(layer.bias)
+
+
+class Generator(ModelMixin, ConfigMixin):
+    """A picture -> the same picture in the other domain."""
+
+    @register_to_config
+    def __init__(
+        self,
+        ngf: int = 64,  # width at full size; twice and four times as much at 1/2 and 1/4
+        blocks: int = 9,  # residual blocks at 1/4 of the size; 6 in the paper for pictures of 128 px
+    ):
+        super().__init__()
+        self.encoder = nn.ModuleList([Conv(3, ngf, 7), Down(ngf, 2 * ngf), Down(2 * ngf, 4 * ngf)])
+        self.trunk = nn.ModuleList(ResidualBlock(4 * ngf) for _ in range(blocks))
+        self.decoder = nn.ModuleList([Up(4 * ngf, 2 * ngf), Up(2 * ngf, ngf)])
+        self.out = Conv(ngf, 3, 7)
+        initialise(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (N, 3, H, W) in [-1, 1] -> likewise, fp32. H and W are multiples of 4, at least 8."""
+        for conv in self.encoder:
+            x = F.relu(normalise(conv(x)))  # (N, W, H, W) -> (N, 2W, H/2, W/2) -> (N, 4W, H/4, W/4)
+        for block in self.trunk:
+            x = block(x)
+        for conv in self.decoder:
+            x = F.relu(normalise(conv(x)))  # (N, 2W, H/2, W/2) -> (N, W, H, W)
+        return torch.tanh(self.out(x).float())
+
+    @torch.no_grad()
+    def forward_in_bands(
+        self,
+        x: torch.Tensor,
+        rows: int = 64,  # of a band, a multiple of 4
+        on_band: Callable[[int, int], None] = lambda i, n: None,  # called after band i of n; may raise to stop
+    ) -> torch.Tensor:
+        """What `forward` gives, to rounding errors, in bounded memory.
+
+        Full and half size exist in bands alone: for the moments of each layer there, the layers before it are computed
+        anew, a fifth more work in all with 6 blocks. At 1/4 of the size the picture is held whole, three times at most.
+        """
+        passes, bands, done = 6 + 2 * len(self.trunk), -(-x.shape[2] // rows), 0
+
+        def watched(f: Callable, x: torch.Tensor, rows: int, halo: int) -> Iterator[torch.Tensor]:
+            nonlocal done
+            for band in in_bands(f, x, rows, halo):
+                yield band
+                done += 1
+                on_band(done, passes * bands)
+
+        def chain(convs: list[nn.Module], moments: list[Moments]) -> Callable:
+            """convs in a row, each but the first behind the normalisation of its predecessor"""
+
+            def f(band: torch.Tensor) -> torch.Tensor:
+                for i, conv in enumerate(convs):
+                    band = conv(F.relu(normalise(band, moments[i - 1])) if i else band)
+                return band
+
+            return f
+
+        def whole(convs: list[nn.Module], x: torch.Tensor, rows: int, halo: int) -> torch.Tensor:
+            """The last conv of a chain over all of x; the moments before it are measured first."""
+            moments, y, here = [], None, 0
+            for depth in range(1, len(convs)):
+                moments.append(measure(watched(chain(convs[:depth], moments), x, rows, halo)))
+            for band in watched(chain(convs, moments), x, rows, halo):
+                if y is None:  # the first band is as high as any
+                    height = x.shape[2] * band.shape[2] // min(rows, x.shape[2])
+                    y = band.new_empty(*band.shape[:2], height, band.shape[3])
+                y[:, :, here : here + band.shape[2]] = band
+                here += band.shape[2]
+            return y
+
+        x = F.relu_(normalise(whole([*self.encoder], x, rows, halo=8)))  # 6 rows are seen beyond one
+        for block in self.trunk:
+            y = F.relu_(normalise(whole([block.conv1], x, rows // 4, halo=1)))
+            y = whole([block.conv2], y, rows // 4, halo=1)
+            x += normalise(y)
+        return torch.tanh(whole([*self.decoder, self.out], x, rows // 4, halo=2).float())
+
+
+class Discriminator(ModelMixin, ConfigMixin):
+    """A picture -> a map of verdicts, each on a patch of 70 x 70 pixels; trained towards 1 for real and 0 for fake."""
+
+    @register_to_config
+    def __init__(self, ndf: int = 64):  # width of the first layer
+        super().__init__()
+        widths = (3, ndf, 2 * ndf, 4 * ndf, 8 * ndf, 1)
+        strides = (2, 2, 2, 1, 1)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 4, stride, padding=1) for a, b, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+        )
+        initialise(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (N, 3, H, W), at least 32 px -> (N, 1, H/8 - 2, W/8 - 2), fp32; a step in the map is 8 px."""
+        for i, conv in enumerate(self.convs):
+            if i:  # the first layer is not normalised
+                x = F.leaky_relu(normalise(x) if i > 1 else x, 0.2)
+            x = conv(x)
+        return x.float()
+
+
+def from_junyanz(state: dict[str, torch.Tensor]) -> Generator:
+    """The bare state dict in `latest_net_G.pth` of the authors' implementation -> Generator.
+
+    Layers are numbered there with padding, normalisation and activations: 1, 4, 7 the encoder, from 10 on the residual
+    blocks, then two transposed convolutions and the last layer. In a block the second convolution is number 5, or 6
+    where training used dropout, which is not part of the finished net. Running statistics of the normalisation, which
+    old versions kept without use, are left out. Every other key is accounted for: raises ValueError whose only
+    argument is the key that is missing, superfluous or unfit.
+    """
+    blocks = len({key.split(".")[1] for key in state if ".conv_block." in key})
+    convs = {1: "encoder.0", 4: "encoder.1", 7: "encoder.2", 10 + blocks: "decoder.0", 13 + blocks: "decoder.1"}
+    names = {f"model.{i}": name for i, name in convs.items()} | {f"model.{17 + blocks}": "out"}
+    normalised = {f"model.{i + 1}" for i in convs}
+    for i in range(blocks):
+        inner = f"model.{10 + i}.conv_block"
+        second = 6 if f"{inner}.6.weight" in state else 5
+        names |= {f"{inner}.1": f"trunk.{i}.conv1", f"{inner}.{second}": f"trunk.{i}.conv2"}
+        normalised |= {f"{inner}.2", f"{inner}.{second + 1}"}
+
+    ready = {}
+    for key, value in state.items():
+        layer, _, kind = key.rpartition(".")
+        if layer in normalised and kind in ("running_mean", "running_var", "num_batches_tracked"):
+            continue
+        if layer not in names:
+            raise ValueError(key)
+        ready[f"{names[layer]}.{kind}"] = key, value
+    first = ready.get("encoder.0.weight", ("model.1.weight", torch.empty(0)))[1]
+    if first.ndim != 4:
+        raise ValueError("model.1.weight")
+    net = Generator(len(first), blocks)
+    theirs = {name: layer for layer, name in names.items()}
+    for name, weight in net.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        key, value = ready.pop(name, (f"{theirs[layer]}.{kind}", torch.empty(0)))
+        if value.shape != weight.shape:
+            raise ValueError(key)
+        weight.copy_(value)
+    for key, _ in ready.values():
+        raise ValueError(key)
+    return net
