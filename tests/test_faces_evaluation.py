@@ -60,10 +60,10 @@ def test_precision_and_recall():
 
 
 def test_space_is_white_and_blind_to_nothing_that_matters():
-    real = smooth(400)
+    real = smooth(200)
     space = faces.Space(real)
     x = space(real)
-    assert x.shape == (400, faces.AXES)
+    assert x.shape == (200, faces.AXES)
     assert torch.allclose(x.T.cov(), torch.eye(faces.AXES) / faces.AXES, atol=1e-4)
     assert torch.allclose(x.mean(0), torch.zeros(faces.AXES), atol=1e-3)
 
@@ -72,13 +72,13 @@ def test_space_is_white_and_blind_to_nothing_that_matters():
 
     same = against(real)
     assert (same["frechet"], same["precision"], same["recall"]) == (pytest.approx(0, abs=1e-6), 1, 1)
-    others = smooth(400, seed=1)
+    others = smooth(200, seed=1)
     noise = torch.randn(others.shape, generator=torch.Generator().manual_seed(0))
     worse = [
         others,
         faces.blurred(others.float().flatten(0, 1)[:, None], 2).view(others.shape).byte(),
         (others + 60 * noise).clamp(0, 255).byte(),
-        others[:20].repeat(20, 1, 1, 1),  # collapsed
+        others[:10].repeat(20, 1, 1, 1),  # collapsed
     ]
     assert against(others)["frechet"] == pytest.approx(same["frechet_real"], rel=0.2)
     found = [against(pixels) for pixels in worse]
@@ -103,7 +103,7 @@ def test_copies_are_found():
             away, which = faces.nearest(pixels.flip(3) if mirror else pixels, real)
             assert (away < bound).all()
             assert torch.equal(which, rows + 60 * mirror)
-    assert faces.nearest(real, real)[0].max() == 0
+    assert faces.nearest(real, real)[0].max() < 0.01
     assert (faces.nearest(others, real)[0] > bound).double().mean() > 0.9
 
 
@@ -152,10 +152,10 @@ def save(folder, sources, classes, size=CHANNELS):
 
 def test_figures_are_written_into_both_files(data, tmp_path, capsys):
     argv = save(tmp_path / "tiny", [data / "0.parquet", data / "1.parquet"], 2)
-    evaluate.main([*argv, "--samples", "20", "--sheet", str(tmp_path / "pairs.png")])
+    evaluate.main([*argv, "--samples", "8", "--sheet", str(tmp_path / "pairs.png")])
     facts = json.loads((tmp_path / "tiny" / "training.json").read_text())
     figures, card = facts["figures"], (tmp_path / "tiny" / "README.md").read_text()
-    assert (figures["pictures seen"], figures["colour_samples"], figures["historic_real_pictures"]) == (7, 20, 24)
+    assert (figures["pictures seen"], figures["colour_samples"], figures["historic_real_pictures"]) == (7, 8, 24)
     for name in ("recall", "historic_recall", "colour_frechet_real", "historic_nearest_p1_real"):
         assert 0 <= figures[name] < 2
         assert f"| {name} | {figures[name]} |" in card
@@ -176,6 +176,8 @@ def test_refused(data, tmp_path):
     argv = save(tmp_path / "tiny", [data / "0.parquet"], 2)
     with pytest.raises(common.TrainingError, match="tiny has 2 domains, --data 1."):
         evaluate.main(argv)
+    with pytest.raises(common.TrainingError, match="at least 8"):
+        evaluate.main([*argv[:-1], f"{data / '0.parquet'},{data / '1.parquet'}", "--samples", "7"])
     with pytest.raises(common.TrainingError, match="outside the repository"):
         evaluate.main([*argv, "--sheet", "pairs.png"])
     with pytest.raises(common.TrainingError, match="give one folder"):

@@ -23,8 +23,9 @@ from training import common, faces
 from training.common import TrainingError
 
 LOOK = 256  # px to which pictures are enlarged for the finder
-DIRECTIONS, CELLS, AXES = 8, 8, 64  # of edges; a side of the grid; kept of the features
+DIRECTIONS, CELLS, AXES = 8, 8, 32  # of edges; a side of the grid; kept of the features
 NEIGHBOURS = 3
+LEAST = 2 * (NEIGHBOURS + 1)  # pictures: a half must have as many neighbours; hundreds make sense
 PAIRS = 16  # on the sheet
 
 NOTE = f"""Faces found: share of pictures, enlarged to {LOOK} px, in which OpenCV's frontal cascade (alt2) finds \
@@ -128,13 +129,9 @@ def covered(queries: torch.Tensor, points: torch.Tensor) -> float:
     Precision: generated pictures by real ones; recall: the other way round (Kynkäänniemi 2019, eq. 1 and 2).
     """
     queries, points = queries.double(), points.double()
-    radii = distances(points, points).kthvalue(NEIGHBOURS + 1).values  # the first is the point itself
-    return (distances(queries, points) <= radii).any(1).double().mean().item()
-
-
-def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(N, D), (M, D) -> (N, M). Without matrix products: those lose what is very near."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    near = functools.partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # exact where it is 0
+    radii = near(points, points).kthvalue(NEIGHBOURS + 1).values  # the first is the point itself
+    return (near(queries, points) <= radii).any(1).double().mean().item()
 
 
 def compare(space: Space, samples: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
@@ -179,7 +176,8 @@ def nearest(queries: torch.Tensor, real: torch.Tensor, own: torch.Tensor | None 
 
     own (N,): the number of each among the training pictures, which is left out together with its mirror image.
     """
-    apart = distances(likeness(queries), likeness(torch.cat([real, real.flip(3)])))
+    alike = likeness(queries) @ likeness(torch.cat([real, real.flip(3)])).T
+    apart = (2 - 2 * alike).clamp(min=0).sqrt()
     if own is not None:
         row = torch.arange(len(queries))
         apart[row, own] = apart[row, own + len(real)] = math.inf
@@ -227,6 +225,8 @@ def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
         found, pairs = {}, []
         for label, name in enumerate(names):
             own = (domain == label).nonzero().squeeze(1)
+            if min(args.samples or len(own), len(own)) < LEAST:
+                raise TrainingError(f"Distances need at least {LEAST} samples and real pictures of each domain.")
             result, near = measure_domain(net, label if net.config.classes else None, pixels, own, args.samples)
             found |= {f"{name}_{key}": round(value, 4) for key, value in result.items()}
             pairs += near

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/faces.py [--model faces-64] [--times 15] [--no-fast]
 
-The ways take turns, so that a busy machine slows all of them; times are medians, speeds are ratios of them. Plain: every
+The ways take turns, so that a busy machine slows all of them; times are medians, speeds ratios of them. Plain: every
 picture has weights of its own, as in equations 1 to 3 of Karras et al. 2020, all pictures of a batch at once.
 """
 
