@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +144,7 @@ def _kind(data: bytes) -> str:
 
 
 def _plain(markup: str) -> str:
-    return markup.replace("<b>", "").replace("</b>", "").replace("<br>", " ")
+    return " ".join(re.sub(r"<[^>]*>", " ", re.sub("</?b>", "", markup)).split())
 
 
 def png(picture: Image.Image) -> bytes:

@@ -168,6 +168,7 @@ def read(page) -> str:
             ...[...document.querySelectorAll('[title], [aria-label], [placeholder], [alt]')]
                 .filter((n) => n.offsetParent)
                 .filter((n) => !n.closest('.overflow-menu, .slider_input_container, .head, .source-selection'))
+                .filter((n) => !n.closest('.upload-container'))
                 .flatMap((n) => ['title', 'aria-label', 'placeholder', 'alt'].map((name) => n.getAttribute(name))),
             ...[...document.querySelectorAll('input[role=listbox]')].map((n) => n.value)].join('\\n')"""
     )
