@@ -55,8 +55,10 @@ def find_and_align(image: Image.Image, size: int = 256) -> Image.Image:
 def find(image: Image.Image) -> np.ndarray:
     """The square of the only large face. Raises Problem: no_face, several_faces, face_profile."""
     scale = LOOK / max(image.size)
-    grey = image.convert("L")
-    grey = np.asarray(grey.resize([max(1, round(side * scale)) for side in image.size], reducing_gap=3))
+    size = [round(side * scale) for side in image.size]
+    if min(size) < 2 * LEAST:
+        raise Problem("no_face")
+    grey = np.asarray(image.convert("L").resize(size, reducing_gap=3))
     for look in (1 / 2, 1):  # most faces are large, and half the side takes a quarter of the time
         if len(found := search(grey, look, net())):
             return pick(found) / scale

@@ -103,7 +103,7 @@ class Config:
 
 
 # Fields that may differ between a run and its continuation: they do not change what is computed.
-FREE = {"data", "out", "cpu", "log_every", "save_every", "sample_every", "resume", "dry_run"}
+FREE = {"data", "backgrounds", "out", "cpu", "log_every", "save_every", "sample_every", "resume", "dry_run"}
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, quota, limit on a file's size
@@ -449,20 +449,20 @@ class Run:
     def _config(self) -> dict:
         return json.loads(json.dumps(dataclasses.asdict(self.config), default=str))
 
-    def save(self, model, training: dict) -> None:
-        """The finished model -> <out>: fp16 weights, training.json, card. `training`: see `write_card`.
+    def save(self, model, training: dict, part: str = "") -> None:
+        """The finished model -> <out>/<part>: fp16 weights, training.json, card. `training`: see `write_card`.
 
         The main process writes, no other waits: a script may also call it where only the main one comes (`due`).
         """
         if self.is_main:
-            deepcopy(model).half().save_pretrained(self.folder)
+            deepcopy(model).half().save_pretrained(self.folder / part)
             known = {
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "config": {k: v for k, v in self._config().items() if k not in FREE},
                 "training_seconds": round(self.seconds),
                 **provenance(self.device),
             }
-            write_card(self.folder, training | known)
+            write_card(self.folder / part, training | known)
 
     def _say(self, text: str) -> None:
         if self.is_main:
@@ -531,7 +531,10 @@ def write_card(folder: Path, training: dict) -> None:
     lines += ["", training["figures_note"]] if "figures_note" in training else []
     took = duration(training["training_seconds"])
     lines += ["", "## Training", "", f"{training['parameters']:,} parameters, {took} on {training['hardware']}."]
-    lines += [f"Script: `training/{training.get('script', training['tab'])}.py` of commit {training['git_commit']}.", ""]
+    lines += [
+        f"Script: `training/{training.get('script', training['tab'])}.py` of commit {training['git_commit']}.",
+        "",
+    ]
     lines += ["| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in training["config"].items())]
     lines += ["", "## Data and licence", "", f"Trained on [{data['name']}]({data['url']}): {data['attribution']}."]
     lines += [f"Licence of the data: {data['licence']}. Licence of the weights: {training['licence']}.", ""]
