@@ -209,22 +209,21 @@ def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
         raise TrainingError("--sheet shows the pairs of one model; give one folder.")
 
     @functools.cache
-    def load(size: int, grey: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        images, domain = faces.load_domains(SimpleNamespace(data=args.data, grey=grey), size)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # rows may be sorted
-        return images.pixels[order], domain[order]
+    def load(size: int, grey: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        images, places = faces.load_domains(SimpleNamespace(data=args.data, grey=grey), size)
+        draws = torch.Generator().manual_seed(0)
+        return images.pixels, [place[torch.randperm(len(place), generator=draws)] for place in places]  # may be sorted
 
     def measure(folder: Path) -> dict[str, float]:
         facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         net = Generator.from_pretrained(folder, torch_dtype=torch.float32).eval().to(runtime.device())
-        pixels, domain = load(net.image_size, tuple(facts["config"]["grey"]))
-        classes, sources = max(net.config.classes, 1), int(domain.max()) + 1
+        pixels, places = load(net.image_size, tuple(facts["config"]["grey"]))
+        classes, sources = max(net.config.classes, 1), len(places)
         if classes != sources:
             raise TrainingError(f"{folder.name} has {classes} domains, --data {sources}.")
         names = DOMAINS if classes == len(DOMAINS) else [f"domain_{i + 1}" for i in range(classes)]
         found, pairs = {}, []
-        for label, name in enumerate(names):
-            own = (domain == label).nonzero().squeeze(1)
+        for label, (name, own) in enumerate(zip(names, places, strict=True)):
             if min(args.samples or len(own), len(own)) < LEAST:
                 raise TrainingError(f"Distances need at least {LEAST} samples and real pictures of each domain.")
             result, near = measure_domain(net, label if net.config.classes else None, pixels, own, args.samples)

@@ -138,13 +138,13 @@ def augment(x: torch.Tensor, p: float, generator: torch.Generator) -> torch.Tens
 # ------------------------------------------------------------------------------------------------------------ main
 
 
-def load_domains(config: Config, size: int) -> tuple[common.Images, torch.Tensor]:
-    """-> pictures of all domains, their domain (N,)"""
+def load_domains(config: Config, size: int) -> tuple[common.Images, list[torch.Tensor]]:
+    """-> pictures of all domains; for each domain the indices of its pictures"""
     sources = config.data.split(",")
     domains = [common.load_images(s, size, 1 if i in config.grey else 3, fit="crop") for i, s in enumerate(sources)]
     pixels = torch.cat([domain.pixels.expand(-1, 3, -1, -1) for domain in domains])
-    label = torch.cat([torch.full((len(domain),), i) for i, domain in enumerate(domains)])
-    return common.Images(pixels, {}), label
+    places = torch.arange(len(pixels)).split([len(domain) for domain in domains])
+    return common.Images(pixels, {}), list(places)
 
 
 def load_start(config: Config, generator: Generator, discriminator: Discriminator) -> tuple[bool, int]:
@@ -157,6 +157,17 @@ def load_start(config: Config, generator: Generator, discriminator: Discriminato
         return small.image_size < generator.image_size, facts["figures"]["pictures seen"]
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(f"{Path(config.from_).name} cannot be gone on from: {error}") from error
+
+
+def choose(run: common.Run, places: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """places: the indices of each domain's pictures -> those of this step (N,), their domains (N,), in turn.
+
+    So the groups of `minibatch_std` hold one domain each, and sameness within a domain is seen; in mixed groups the
+    distance of the domains hides it.
+    """
+    each = torch.stack([place[run.indices(len(place))] for place in places])  # (domains, N)
+    domain = torch.arange(each.shape[1]) % len(places)
+    return each.gather(0, domain[None])[0], domain
 
 
 @torch.no_grad()
@@ -208,8 +219,8 @@ def describe(config: Config, generator: Generator, figures: dict) -> dict:
 
 def main(config: Config) -> None:
     run = common.Run(config)
-    data, domain = load_domains(config, 4 << len(config.channels) - 1)
-    classes = int(domain.max()) + 1 if domain.max() else 0
+    data, places = load_domains(config, 4 << len(config.channels) - 1)
+    classes = len(places) if len(places) > 1 else 0
 
     generator = Generator(config.channels, config.z_dim, config.z_dim, config.mapping_layers, classes).to(run.device)
     discriminator = Discriminator(config.channels, classes).to(run.device)
@@ -237,8 +248,8 @@ def main(config: Config) -> None:
         fade = torch.tensor(images / config.fade_images, device=run.device) if fading else None
 
         # what this step sees
-        chosen = run.indices(len(data))
-        real, label = data.batch(chosen).to(run.device), domain[chosen].to(run.device) if classes else None
+        chosen, label = choose(run, places)
+        real, label = data.batch(chosen).to(run.device), label.to(run.device) if classes else None
         if config.mirror:
             real = torch.where(run.noise((1, 1, 1), "mirror", uniform=True) < 0.5, real, real.flip(3))
         noise = [run.noise((1, r, r), f"map {i}") for i, r in enumerate(generator.noise_sizes)]
