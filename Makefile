@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder
+.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder train-style
 
 demo: .venv/app
 	$(BIN)/python apps/main.py $(ARGS)
@@ -34,6 +34,14 @@ PHOTOS = $(DATA)/style/flower-daisy.parquet,$(DATA)/style/flower-sunflower.parqu
 train-autoencoder: .venv/training
 	nice -n 19 $(BIN)/python -m training.autoencoder --data $(DATA)/emoji --photos $(PHOTOS) --resume \
 		--out runs/emoji-vae $(ARGS)
+
+# Both directions of two pairs; run again after a stop. The first ends in a portrait of 1890, the second in a Monet.
+STYLE = nice -n 19 $(BIN)/python -m training.style_transfer --data $(DATA) --resume --identity-every 4 --log-every 100
+train-style: .venv/training
+	$(STYLE) --pair historic --out runs/historic --a faces/faces-color-128.parquet --b faces/faces-gray-128.parquet \
+		--grey-b --where-b "year<1935" --load-size 136 --zoom 1.06 --steps 20000 $(ARGS)
+	$(STYLE) --pair monet --out runs/monet --a style/landscape-photos.parquet --b style/monet-paintings.parquet \
+		--group-a group --load-size 192 --zoom 1.5 --colour-a 0.25 --steps 20000 $(ARGS)
 
 readme: .venv/app  # what it repeats: front matter, figures of the models
 	$(BIN)/python readme.py
