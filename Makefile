@@ -25,8 +25,8 @@ FACE = nice -n 19 $(BIN)/python -m training.faces --grey 1 --resume --log-every 
 	--data $(FACES)/faces-color-128.parquet,$(FACES)/faces-gray-128.parquet
 train-faces: .venv/training
 	$(FACE) --out runs/faces-16 --channels 160 160 96 --penalty 0.02 --steps 3000 --sample-every 300 --snapshot-every 1500
-	$(FACE) --out runs/faces-32 --channels 160 160 96 48 --from runs/faces-16 --penalty 0.05 --steps 4000 --sample-every 300 --snapshot-every 1000
-	$(FACE) --out runs/faces-64 --channels 160 160 96 48 32 --from runs/faces-32 --penalty 0.1 --steps 60000 --sample-every 500 --snapshot-every 2500
+	$(FACE) --out runs/faces-32 --channels 160 160 96 48 --from runs/faces-16 --penalty 0.02 --batch-size 8 --lr 0.001 --steps 12000 --sample-every 1000 --snapshot-every 2000
+	$(FACE) --out runs/faces-64 --channels 160 160 96 48 32 --from runs/faces-32 --penalty 0.1 --batch-size 8 --lr 0.001 --fade-images 12000 --steps 200000 --sample-every 1500 --snapshot-every 5000
 
 # What text to image draws in; run again after a stop. DATA is the folder of the packs; the photographs' licences allow CC BY.
 DATA ?= ../shared/data
