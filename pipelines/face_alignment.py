@@ -8,6 +8,7 @@ outer corner of the first pixel, y down. So its side is twice the vector's lengt
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -23,9 +24,13 @@ FOLDER = Path(__file__).parent / "checkpoints" / "face-alignment"
 MIN_SIDE = 48  # of the square in pixels; below, enlarging shows only blur
 LOOK = 960  # longest side in pixels of the picture that is searched
 LEAST = 36  # side in pixels of the smallest box there, and in the half of it
-TILTS = ((0,), (-30, 30))  # degrees by which the picture is turned before the cascades, which know upright faces only
+# Where to look, until a face is found: size at which the cascades see the picture, as a share of LOOK, and degrees by which
+# it is turned before, for they know upright faces only. Most faces are large, and half the side takes a quarter of the time.
+LOOKS = ((1 / 2, (0,)), (1 / 2, (-30, 30)), (1, (0,)))
 ROUNDS = 3  # views per candidate, each cut out by the answer before
-SURE = 0.5  # least probability of a face
+SURE = 0.8  # least probability of a face
+VOTES = 45  # least number of windows of the cascades that see it once it is upright; a cat's face gets 40, most get 190
+CASCADES = (("frontalface_alt2", 1), ("frontalface_default", 3))  # and the overlapping windows that make a box
 SIMILAR = 0.5  # a second face this large, as a share of the first, makes "the" face ambiguous
 BOX = (0.0, -0.06, 1.48)  # of the square around a cascade's box: offset right and down, and side, in sides of the box
 
@@ -59,21 +64,17 @@ def find(image: Image.Image) -> np.ndarray:
     if min(size) < 2 * LEAST:
         raise Problem("no_face")
     grey = np.asarray(image.convert("L").resize(size, reducing_gap=3))
-    for look in (1 / 2, 1):  # most faces are large, and half the side takes a quarter of the time
-        if len(found := search(grey, look, net())):
-            return pick(found) / scale
+    if len(found := search(grey, net())):
+        return pick(found) / scale
     if profile(cv2.resize(grey, None, fx=1 / 2, fy=1 / 2, interpolation=cv2.INTER_AREA)):
         raise Problem("face_profile")
     raise Problem("no_face")
 
 
-def search(grey: np.ndarray, look: float, net: FaceSquare) -> np.ndarray:
-    """Grey picture (H, W) uint8 -> squares of the faces in it (M, 4), largest first; tilted ones if no other is there.
-
-    look: the size at which the cascades see it, as a share of its own.
-    """
-    seen = cv2.resize(grey, None, fx=look, fy=look, interpolation=cv2.INTER_AREA)
-    for tilts in TILTS:
+def search(grey: np.ndarray, net: FaceSquare, looks: Sequence[tuple[float, Sequence[float]]] = LOOKS) -> np.ndarray:
+    """Grey picture (H, W) uint8 -> squares of the faces in it (M, 4), largest first: of the first look that finds any."""
+    for look, tilts in looks:
+        seen = cv2.resize(grey, None, fx=look, fy=look, interpolation=cv2.INTER_AREA)
         found = faces(grey, np.concatenate([candidates(seen, tilt) for tilt in tilts]) / look, net)
         if len(found):
             break
@@ -89,7 +90,7 @@ def candidates(grey: np.ndarray, tilt: float = 0) -> np.ndarray:
     size = width + 2 * margin, height + 2 * margin
     turned = cv2.equalizeHist(cv2.warpAffine(grey, matrix, size, borderMode=cv2.BORDER_REFLECT_101))
     boxes = []
-    for name, neighbours in (("frontalface_alt2", 1), ("frontalface_default", 3)):
+    for name, neighbours in CASCADES:
         boxes += list(cascade(name).detectMultiScale(turned, 1.15, neighbours, minSize=(LEAST, LEAST)))
     if not boxes:
         return np.zeros((0, 4))
@@ -123,19 +124,31 @@ def within(views: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 def faces(grey: np.ndarray, squares: np.ndarray, net: FaceSquare) -> np.ndarray:
     """Squares around candidates (N, 4) -> of the faces among them (M, 4), each once, largest first."""
-    for _ in range(ROUNDS if len(squares) else 0):
-        squares, sure = refine(grey, squares, net)
-        good = (sure > 0.05) & (np.hypot(*squares[:, 2:].T) > 4)  # what is lost early need not be followed
-        squares, sure = squares[good], sure[good]
-        if not len(squares):
-            break
-    else:
-        squares = squares[sure > SURE] if len(squares) else squares
+    sure = np.ones(len(squares))
+    for _ in range(ROUNDS):
+        lost = (sure < 0.05) | (np.hypot(*squares[:, 2:].T) < 4)  # what is lost early need not be followed
+        squares, sure = squares[~lost], sure[~lost]
+        if len(squares):
+            squares, sure = refine(grey, squares, net)
     kept = []
-    for square in sorted(squares, key=lambda square: -np.hypot(*square[2:])):
-        if all(np.hypot(*(square - other)[:2]) > 0.5 * np.hypot(*other[2:]) for other in kept):
+    for square in sorted(squares[sure > SURE], key=lambda square: -np.hypot(*square[2:])):
+        new = all(np.hypot(*(square - other)[:2]) > 0.5 * np.hypot(*other[2:]) for other in kept)
+        if new and votes(grey, square) >= VOTES:
             kept.append(square)
     return np.array(kept).reshape(-1, 4)
+
+
+def votes(grey: np.ndarray, square: np.ndarray) -> int:
+    """How many windows of the cascades, ungrouped, fit the square when they see it upright."""
+    side, around = 120, 1.25
+    view = cv2.equalizeHist(cut(grey, square * [1, 1, around, around], side))
+    box = side / around / BOX[2]
+    count = 0
+    for name, _ in CASCADES:
+        for x, y, size, _ in cascade(name).detectMultiScale(view, 1.05, 0, minSize=(40, 40), maxSize=(100, 100)):
+            away = np.abs([x + size * (0.5 + BOX[0]) - side / 2, y + size * (0.5 + BOX[1]) - side / 2])
+            count += away.max() < side / 10 and 0.75 < size / box < 1.3
+    return count
 
 
 def pick(found: np.ndarray) -> np.ndarray:

@@ -26,6 +26,16 @@ def pytest_unconfigure():
     shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def forget_precision():
+    """accelerate keeps the precision of the first training that a process starts."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(True)
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory) -> Path:
     """A folder as diffusers writes it: the layout of TAESD, a few thousand random numbers."""

@@ -103,7 +103,18 @@ class Config:
 
 
 # Fields that may differ between a run and its continuation: they do not change what is computed.
-FREE = {"data", "backgrounds", "out", "cpu", "log_every", "save_every", "sample_every", "resume", "dry_run"}
+FREE = {
+    "data",
+    "backgrounds",
+    "out",
+    "cpu",
+    "log_every",
+    "save_every",
+    "sample_every",
+    "snapshot_every",
+    "resume",
+    "dry_run",
+}
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, quota, limit on a file's size

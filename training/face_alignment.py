@@ -33,6 +33,7 @@ from training.common import option
 
 PORTRAIT, SCENE = 128, 192  # sides in pixels of what is read
 SEEN, VIEW = 96, 48  # of what views are cut from, and of views
+LOOKS = ((1, (0,)), (1, (-30, 30)))  # when measuring: scenes are small
 SCALES = (0.6, 1.7)  # side of the view in sides of the square
 ANGLE, SHIFT = math.radians(35), 0.4  # largest turn; largest way of the square's centre in half views
 
@@ -196,12 +197,12 @@ def measure(
     scenes = backgrounds[torch.randint(0, len(backgrounds), (len(portraits),), generator=g), 0].numpy()
     for portrait, background in zip(portraits, scenes, strict=True):
         grey, target = scene(portrait, background, g)
-        errors = corner_error(face_alignment.search(grey, 1, net), target)
+        errors = corner_error(face_alignment.search(grey, net, LOOKS), target)
         boxes = corner_error(face_alignment.candidates(grey), target)
         if len(errors) and errors.min() < 0.25:
             ours.append(errors.min())
             alone.append(min(0.25, *boxes, 0.25))
-        wrong += len(face_alignment.search(background, 1, net)) > 0
+        wrong += len(face_alignment.search(background, net, LOOKS)) > 0
     return {
         "held_out_portraits": len(portraits),
         "found": round(len(ours) / len(portraits), 3),
@@ -277,8 +278,8 @@ def describe(id: str, figures: dict) -> dict:
             "licence": "public domain in the United States: works of its government, photographs published before 1931",
             "attribution": "1,268 modern colour portraits and 1,309 historic ones, from github.com/unitedstates/images "
             "and github.com/voteview/member_photos, aligned as FFHQ is. Without faces, around and between them: "
-            "landscapes by Claude Monet, fruit from the U.S. Department of Agriculture Pomological Watercolor Collection "
-            "(both public domain), Fluent Emoji (Copyright Microsoft Corporation, MIT)",
+            "landscapes by Claude Monet, fruit from the U.S. Department of Agriculture Pomological Watercolor "
+            "Collection (both public domain), Fluent Emoji (Copyright Microsoft Corporation, MIT)",
         },
         "figures": figures,
         "figures_note": "Of portraits that the training did not see (a quarter, by person: the key in the file; who is "
