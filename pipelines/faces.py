@@ -24,6 +24,7 @@ from .recipe import Recipe
 from .registry import Model
 from .weights import from_folder
 
+COMPANIONS = 3  # beside a picture that is judged: a group of minibatch_std
 Step = Callable[[int, int, Image.Image], None]
 
 
@@ -227,19 +228,23 @@ class FacesPipeline(Drawer):
     ) -> tuple[list[float], list[Image.Image]]:
         """Logits of the discriminator, above 0: looks real; and the pictures as it saw them, at the net's size.
 
-        noise: standard deviation in [0, 1] added to pixels in [-1, 1]; picture i takes that of seed + i. Pictures are
-        judged one by one: their deviation within the minibatch is 0, which costs real and generated ones alike
-        about 0.5.
+        noise: standard deviation in [0, 1] added to pixels in [-1, 1]; picture i takes that of seed + i. Each picture is
+        judged among the same COMPANIONS, people of the seeds 0, 1, 2 at psi 1: alone it would have no deviation within
+        the minibatch, which no group in training lacks, and even real ones would seem generated.
         """
         if self.discriminator is None:
             raise Problem("no_discriminator", model=self.model.id)
         noise, label = number("noise", noise, *face_space.VERDICT_NOISE), self.label(domain)
+        label = None if label is None else label.expand(1 + COMPANIONS)
+        seeds = list(range(COMPANIONS))
+        others = runtime.to_tensor(self.draw(self.ws(seeds, domain, psi=1.0), "on", seeds))
         logits, seen = [], []
         for picture, generator in zip(pictures, runtime.generators(seed, len(pictures)), strict=True):
             size = (self.image_size, self.image_size)
             x = runtime.to_tensor(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
             seen += runtime.to_images(x + noise * torch.randn(x.shape, generator=generator))
-            logits.append(self.discriminator(runtime.to_tensor(seen[-1]).to(self.device), label).item())
+            group = torch.cat([runtime.to_tensor(seen[-1]), others]).to(self.device)
+            logits.append(self.discriminator(group, label)[0].item())
         return logits, seen
 
     def stages(self) -> list[Stage]:
