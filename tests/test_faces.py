@@ -228,7 +228,7 @@ def test_verdict(faces):
     assert len(logits) == 3 and all(isinstance(logit, float) for logit in logits)
     assert [p.size for p in seen] == [(32, 32)] * 3 and same(seen[1], pictures[1])
     assert faces.verdict(pictures[1:2])[0] == logits[1:2]  # whatever the company
-    assert faces.verdict(pictures, domain="historic")[0] == pytest.approx(logits)  # its embedding is 0 yet
+    assert faces.verdict(pictures, domain="historic")[0] != logits  # its companions are others
     noised, seen = faces.verdict(pictures, 0.5, seed=4)
     assert noised != logits and 40 < np.std(np.asarray(seen[0], float)) < 80
     assert same(seen[1], faces.verdict(pictures[1:2], 0.5, seed=5)[1][0])
