@@ -229,7 +229,7 @@ class FacesPipeline(Drawer):
         """Logits of the discriminator, above 0: looks real; and the pictures as it saw them, at the net's size.
 
         noise: standard deviation in [0, 1] added to pixels in [-1, 1]; picture i takes that of seed + i. Each is judged
-        among the same COMPANIONS, people of the domain from the seeds 0, 1, 2 at psi 1: alone it would have no deviation
+        among the same COMPANIONS, people of the domain, seeds 0, 1, 2, psi 1: alone it would have no deviation
         within the minibatch, which no group in training lacks, and even real ones would seem generated.
         """
         if self.discriminator is None:
