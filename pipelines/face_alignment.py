@@ -24,8 +24,9 @@ FOLDER = Path(__file__).parent / "checkpoints" / "face-alignment"
 MIN_SIDE = 48  # of the square in pixels; below, enlarging shows only blur
 LOOK = 960  # longest side in pixels of the picture that is searched
 LEAST = 36  # side in pixels of the smallest box there, and in the half of it
-# Where to look, until a face is found: size at which the cascades see the picture, as a share of LOOK, and degrees by which
-# it is turned before, for they know upright faces only. Most faces are large, and half the side takes a quarter of the time.
+# Where to look, until a face is found: size at which the cascades see the picture, as a share of LOOK, and degrees by
+# which it is turned before, for they know upright faces only. Most faces are large, and half the side takes a quarter
+# of the time.
 LOOKS = ((1 / 2, (0,)), (1 / 2, (-30, 30)), (1, (0,)))
 ROUNDS = 3  # views per candidate, each cut out by the answer before
 SURE = 0.8  # least probability of a face
@@ -72,7 +73,7 @@ def find(image: Image.Image) -> np.ndarray:
 
 
 def search(grey: np.ndarray, net: FaceSquare, looks: Sequence[tuple[float, Sequence[float]]] = LOOKS) -> np.ndarray:
-    """Grey picture (H, W) uint8 -> squares of the faces in it (M, 4), largest first: of the first look that finds any."""
+    """Grey picture (H, W) uint8 -> squares of the faces in it (M, 4), largest first: of the first look that has any."""
     for look, tilts in looks:
         seen = cv2.resize(grey, None, fx=look, fy=look, interpolation=cv2.INTER_AREA)
         found = faces(grey, np.concatenate([candidates(seen, tilt) for tilt in tilts]) / look, net)

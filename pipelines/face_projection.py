@@ -24,11 +24,12 @@ from .models.stylegan2 import Discriminator, Generator
 from .problems import whole
 from .recipe import Recipe
 
-STEPS, LEAST_STEPS, MAX_STEPS = 150, 10, 1000
+STEPS, LEAST_STEPS, MAX_STEPS = 200, 10, 1000
 IN_W = 0.3  # share of the steps in which all layers follow one w
+BETAS = (0.9, 0.95)  # of Adam
 RATE = 0.1  # of Adam at its highest, in standard deviations of w
 FEATURES = 0.2  # weight of the discriminator's features beside the pixels
-PULL, SPREAD = 0.001, 0.002  # weights of the distance from the mean face, and of the layers from each other
+PULL, SPREAD = 0.01, 0.01  # weights of the distance from the mean face, and of the layers from each other
 SAMPLES = 4096  # of w, to know its mean and how it varies
 
 
@@ -51,55 +52,59 @@ def project(
 ) -> Projection:
     """An aligned face (see face_alignment.py) of any size -> its code.
 
-    domain "" tries all and goes on with the one that comes nearest. `on_step(i, n, picture)` gets what it looks like so
-    far and may raise to stop. Same picture and settings, same code. Raises Problem.
+    domain "" is the one as colourful as the face. `on_step(i, n, picture)` gets what it looks like so far and may raise
+    to stop. The same picture and settings give the same code. Raises Problem.
     """
     steps = whole("steps", steps, LEAST_STEPS, MAX_STEPS)
-    domains = [domain] if domain or not pipeline.domains else list(pipeline.domains)
-    labels = [pipeline.label(name) for name in domains]
     net, judge = pipeline.generator, pipeline.discriminator
     size = (net.image_size, net.image_size)
     face = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    domain = pipeline.domain(domain or as_colourful(pipeline, face))
+    mean, basis = spread_of_w(net, pipeline.label(domain))
     target = runtime.to_tensor(face).to(net.device)
     maps = [m.to(net.device) for m in maps_of(net, 0)]
-    spaces = [spread_of_w(net, label) for label in labels]
-    mean, basis = (torch.stack(parts) for parts in zip(*spaces, strict=True))  # (domains, D), (domains, D, D)
-
-    def compare(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """v (N, 1 or layers, D) -> pictures, loss of each (N,)"""
-        ws = mean[:, None] + v @ basis.mT
-        with runtime.autocast():
-            x = net.synthesis(ws.expand(-1, net.layers, -1), maps)
-            loss = difference(x, target, judge)
-        away, apart = v.square().mean((1, 2)), (v - v.mean(1, keepdim=True)).square().mean((1, 2))
-        return x, loss + PULL * away + SPREAD * apart
-
-    in_w = math.ceil(IN_W * steps)
-    best, v = 0, torch.zeros(len(domains), 1, mean.shape[1], device=net.device)  # the mean faces
     with torch.enable_grad():
         for step in range(steps):
-            if step in (0, in_w):
-                if step:  # the domain that came nearest goes on alone, its w once for each layer
-                    domain, mean, basis = domains[best], mean[[best]], basis[[best]]
-                    v = v[[best]].detach().repeat(1, net.layers, 1)
-                optimizer = torch.optim.Adam([v.requires_grad_()], betas=(0.9, 0.95))
+            if step == 0:
+                v = torch.zeros(1, 1, len(mean), device=net.device)  # the mean face
+                optimizer = torch.optim.Adam([v.requires_grad_()], betas=BETAS)
+            elif step == math.ceil(IN_W * steps):  # from here on a row for each layer
+                v = v.detach().repeat(1, net.layers, 1)
+                optimizer = torch.optim.Adam([v.requires_grad_()], betas=BETAS)
             for group in optimizer.param_groups:
                 group["lr"] = RATE * rate(step / steps)
-            x, losses = compare(v)
+            with runtime.autocast():
+                x = net.synthesis((mean + v @ basis.T).expand(-1, net.layers, -1), maps)
+                loss = difference(x, target, judge)
+            loss = loss + PULL * v.square().mean() + SPREAD * (v - v.mean(1, keepdim=True)).square().mean()
             optimizer.zero_grad()
-            losses.sum().backward()
+            loss.backward()
             optimizer.step()
-            best = int(losses.argmin())
             if on_step:
-                on_step(step + 1, steps, runtime.to_images(x[[best]])[0])
-    with torch.no_grad():
-        code = (mean[:, None] + v @ basis.mT)[0].float().cpu().numpy()
-    text = face_space.pack(code)
-    code = face_space.unpack(text, *code.shape)
+                on_step(step + 1, steps, runtime.to_images(x)[0])
+    text = face_space.pack((mean + v @ basis.T)[0].detach().cpu().numpy())
+    code = face_space.unpack(text, net.layers, len(mean))
     (drawn,) = pipeline.draw(code[None])
     error = float(np.mean((np.asarray(drawn, float) - np.asarray(face, float)) ** 2)) / 255**2
-    recipe = pipeline.recipe("project", people=text, domain=domain, noise="fixed")
-    return Projection(code, drawn, recipe, error)
+    return Projection(code, drawn, pipeline.recipe("project", people=text, domain=domain, noise="fixed"), error)
+
+
+def as_colourful(pipeline: FacesPipeline, face: Image.Image) -> str:
+    """The domain whose mean face is as colourful as the face; "" where there are none.
+
+    Projecting into each and comparing errors says less: hair and collar decide that, and a grey domain can be bent into
+    colours.
+    """
+
+    def colours(image: Image.Image) -> float:
+        pixels = np.asarray(image, float)
+        return math.log(1 + np.abs(pixels - pixels.mean(2, keepdims=True)).mean())  # in grey levels
+
+    def distance(domain: str) -> float:
+        (mean,) = pipeline.draw(pipeline.ws([0], domain, psi=0))
+        return abs(colours(mean) - colours(face))
+
+    return min(pipeline.domains, key=distance, default="")
 
 
 @torch.no_grad()
@@ -122,16 +127,14 @@ def rate(t: float) -> float:
 
 
 def difference(x: torch.Tensor, target: torch.Tensor, judge: Discriminator | None) -> torch.Tensor:
-    """Pictures (N, 3, S, S) and one target (1, 3, S, S) -> (N,): squares of pixels at all scales, and of features."""
-    loss, a, b = 0, x.float(), target
-    while True:
-        loss = loss + (a - b).square().mean((1, 2, 3))
-        if a.shape[-1] <= 8:
-            break
+    """Picture and target (1, 3, S, S) -> scalar: squares of pixels at all scales down to 8 px, and of features."""
+    loss, a, b = F.mse_loss(x.float(), target), x.float(), target
+    while a.shape[-1] > 8:
         a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        loss = loss + F.mse_loss(a, b)
     if judge is not None:
-        both = features(judge, torch.cat([x.float(), target]))
-        loss = loss + FEATURES * sum((f[:-1] - f[-1:]).square().sum(1).mean((1, 2)) for f in both)
+        seen = features(judge, torch.cat([x.float(), target]))
+        loss = loss + FEATURES * sum((ours - theirs).square().sum(0).mean() for ours, theirs in seen)
     return loss
 
 
