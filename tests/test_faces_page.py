@@ -84,7 +84,7 @@ def test_a_walk_can_be_made_and_stopped(en):
     page.wait_for_selector("html[data-ready]", state="attached")
     button(page, "faces.walk.run").click()
     page.locator("progress").filter(visible=True).first.wait_for()
-    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")  # Ctrl+Enter starts: see test_browser.py
     expect(page.get_by_text(i18n.say("shell.stopped", "en"))).to_be_visible(timeout=PATIENCE)
 
 

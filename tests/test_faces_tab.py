@@ -96,7 +96,7 @@ def test_faces_are_enlarged_and_named_by_their_seeds(clients):
 
 def test_the_verdict_falls_with_noise(clients):
     _, clear = clients["en"].predict(*LOOK, "1,2,3,4", 0, 0, None, api_name="/verdict")
-    _, noisy = clients["en"].predict(*LOOK, "1,2,3,4", 1, 0, None, api_name="/verdict")
+    _, noisy = clients["en"].predict(*LOOK, "1,2,3,4", 0.1, 0, None, api_name="/verdict")
     assert len(clear["scores"]) == 4
     assert np.mean(noisy["scores"]) < np.mean(clear["scores"])
 
