@@ -308,7 +308,6 @@ def test_a_picture_without_a_recipe_is_one_sentence(en, tmp_path, lang):
 
 
 def test_ctrl_enter_starts(en):
-    """And Escape stops: see test_faces_page.py, where there is something to wait for."""
     page = en.open("tab=vae_playground&section=interpolate&frames=96")
     changes(page, ".sections .figures", None)
     page.keyboard.press("Control+Enter")
