@@ -1,4 +1,4 @@
-"""training/style_transfer.py: two steps on pictures of noise give two models; a run that stops goes on bit for bit."""
+"""training/style_transfer.py: two steps on pictures of noise give a pair; a run that stops goes on bit for bit."""
 
 import json
 
@@ -59,18 +59,24 @@ def test_train_save_load_run(data, tmp_path):
     out = tmp_path / "tiny"
     train(data, out, "--pair", "monet", "--colour-a", 0.2, "--zoom", 1.1, "--batch-size", 2)
     x = torch.rand(1, 3, 32, 32) * 2 - 1
-    for way, title in {"AtoB": "photograph to painting", "BtoA": "painting by Monet to photograph"}.items():
-        y = Generator.from_pretrained(out / way, torch_dtype=torch.float32)(x)
+    parameters = 0
+    for way in ("AtoB", "BtoA"):
+        generator = Generator.from_pretrained(out / way, torch_dtype=torch.float32)
+        judge = Discriminator.from_pretrained(out / way / "discriminator", torch_dtype=torch.float32)
+        y = generator(x)
         assert y.shape == x.shape and y.abs().max() <= 1
-        assert Discriminator.from_pretrained(out / way / "discriminator", torch_dtype=torch.float32)(y).shape[1] == 1
+        assert judge(y).shape[1] == 1
+        parameters += generator.num_parameters() + judge.num_parameters()
         assert {tensor.dtype for tensor in weights(out)[way].values()} == {torch.float16}
-        facts = json.loads((out / way / "training.json").read_text())
-        assert (facts["id"], facts["tab"]) == (f"tiny-{way}", "style_transfer")
-        assert title in facts["title"]
-        assert facts["figures"]["pictures seen"] == 4 and 0 < facts["figures"]["cycle error"] < 2
-        card = (out / way / "README.md").read_text()
-        assert "great care and calibration" in card and "pipeline_tag: image-to-image" in card
-        assert str(data) not in card + json.dumps(facts)
+        assert not (out / way / "training.json").exists()
+    facts, card = json.loads((out / "training.json").read_text()), (out / "README.md").read_text()
+    assert (facts["id"], facts["tab"], facts["kind"]) == ("style-tiny", "style_transfer", "cyclegan")
+    assert facts["title"] == "CycleGAN: photograph ↔ painting by Monet"
+    assert (facts["figures"]["pictures seen"], facts["parameters"]) == (4, parameters)
+    assert all(0 < facts["figures"][f"cycle_error_{way}"] < 2 for way in ("AtoB", "BtoA"))
+    for words in ("great care and calibration", "pipeline_tag: image-to-image", "| steps | 2 |", 'load("style-tiny")'):
+        assert words in card
+    assert str(data) not in card + json.dumps(facts)
     sheet = Image.open(out / "state" / "cycles-0000002.png")
     assert sheet.size == (8 * 32, 6 * 32)
 

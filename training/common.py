@@ -460,20 +460,23 @@ class Run:
     def _config(self) -> dict:
         return json.loads(json.dumps(dataclasses.asdict(self.config), default=str))
 
-    def save(self, model, training: dict, part: str = "") -> None:
-        """The finished model -> <out>/<part>: fp16 weights, training.json, card. `training`: see `write_card`.
+    def save(self, models: torch.nn.Module | dict[str, torch.nn.Module], training: dict) -> None:
+        """The finished model -> <out>: fp16 weights, training.json, card. `training`: see `write_card`.
 
-        The main process writes, no other waits: a script may also call it where only the main one comes (`due`).
+        Several that make one: {folder below <out>: model}. The main process writes, no other waits: a script may also
+        call it where only the main one comes (`due`).
         """
         if self.is_main:
-            deepcopy(model).half().save_pretrained(self.folder / part)
+            parts = models if isinstance(models, dict) else {"": models}
+            for part, model in parts.items():
+                deepcopy(model).half().save_pretrained(self.folder / part)
             known = {
-                "parameters": sum(p.numel() for p in model.parameters()),
+                "parameters": sum(p.numel() for model in parts.values() for p in model.parameters()),
                 "config": {k: v for k, v in self._config().items() if k not in FREE},
                 "training_seconds": round(self.seconds),
                 **provenance(self.device),
             }
-            write_card(self.folder / part, training | known)
+            write_card(self.folder, training | known)
 
     def _say(self, text: str) -> None:
         if self.is_main:

@@ -5,8 +5,9 @@
     python -m training.style_transfer --a hub:owner/horses --b hub:owner/zebras --out runs/zebra \\
         --ngf 64 --blocks 9 --ndf 64 --size 256 --load-size 286 --batch-size 1 --steps 200000
 
-OUT/AtoB and OUT/BtoA are models that `pipelines.load` reads, from the first snapshot on, each with the discriminator of
-its target; add --resume to go on after a stop. Samples show A -> B -> A above B -> A -> B, of pictures held out.
+OUT is a pair that `pipelines.load` reads, from the first snapshot on: generators in AtoB and BtoA, each with the
+discriminator of its target, one card for both. Add --resume to go on after a stop. Samples show A -> B -> A above
+B -> A -> B, of pictures held out.
 G: A -> B and F: B -> A are the generators, x a picture of either domain, (N, 3, size, size) in [-1, 1].
 """
 
@@ -14,7 +15,6 @@ import math
 import operator
 import re
 import zlib
-from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -187,6 +187,9 @@ def exchange(pool: dict, fresh: torch.Tensor, generator: torch.Generator) -> tor
 # ------------------------------------------------------------------------------------------------------------ main
 
 
+LOOKED_AT = 32  # held-out pictures of a domain, for the error at a snapshot
+
+
 @torch.no_grad()
 def there_and_back(there: Generator, back: Generator, x: torch.Tensor) -> list[torch.Tensor]:
     """-> [x, there(x), back(there(x))], one picture after the other"""
@@ -194,20 +197,20 @@ def there_and_back(there: Generator, back: Generator, x: torch.Tensor) -> list[t
     return [x, away, torch.cat([back(picture) for picture in away.split(1)])]
 
 
-def describe(config: Config, direction: str, figures: dict) -> dict:
+def describe(config: Config, figures: dict) -> dict:
     """What training.json and the card say; see `common.write_card`."""
-    pair = PAIRS[config.pair]
-    source, target = (pair.a, pair.b) if direction == "AtoB" else (pair.b, pair.a)
+    pair, id = PAIRS[config.pair], f"style-{Path(config.out).name.removeprefix('style-')}"
     return {
-        "id": f"{Path(config.out).name}-{direction}",
+        "id": id,
         "tab": "style_transfer",
         "kind": "cyclegan",
         "task": "image-to-image",
         "licence": pair.licence,
         "year": 2026,
-        "title": f"CycleGAN: {source} to {target}",
-        "summary": f"Turns a {source} into a {target}, learnt without pairs. Its discriminator knows a {target}.",
-        "use": f'Generator.from_pretrained("{direction}")  # pipelines.models.cyclegan',
+        "title": f"CycleGAN: {pair.a} ↔ {pair.b}",
+        "summary": f"Turns a {pair.a} (A) into a {pair.b} (B), and B into A, learnt without pairs: two generators, and "
+        "for each the discriminator of its target, which are counted below, too.",
+        "use": f'before, after, recipe = pipelines.load("{id}").translate(image, direction="AtoB")',
         "data": {
             "name": pair.name,
             "url": pair.url,
@@ -215,7 +218,8 @@ def describe(config: Config, direction: str, figures: dict) -> dict:
             "attribution": pair.attribution,
         },
         "figures": figures,
-        "figures_note": "Mean absolute error of there and back, x in [-1, 1], of pictures that were not trained on.",
+        "figures_note": "Cycle error: mean absolute error of there and back, pixels in [-1, 1], of up to "
+        f"{LOOKED_AT} pictures that were not trained on; AtoB begins with pictures of A.",
         "limits": [*pair.limits, AUTHORS_WARNING],
     }
 
@@ -297,18 +301,14 @@ def main(config: Config) -> None:
                     sheets += there_and_back(there.module, back.module, x)
             run.picture("cycles", common.grid(torch.cat(sheets), 8))
         if run.due(config.snapshot_every):
-            ways = {"AtoB": (ema_ab, ema_ba, test_a, d_b), "BtoA": (ema_ba, ema_ab, test_b, d_a)}
-            for direction, (there, back, pixels, judge) in ways.items():
+            figures = {"pictures seen": (step + 1) * config.batch_size}
+            for way, there, back, pixels in (("AtoB", ema_ab, ema_ba, test_a), ("BtoA", ema_ba, ema_ab, test_b)):
+                x = middle(pixels[:LOOKED_AT], config.size).to(run.device)
                 with run.autocast():
-                    x, _, again = there_and_back(
-                        there.module, back.module, middle(pixels[:32], config.size).to(run.device)
-                    )
-                figures = {
-                    "cycle error": round(cycle_loss(again, x).item(), 4),
-                    "pictures seen": (step + 1) * config.batch_size,
-                }
-                run.save(there.module, describe(config, direction, figures), direction)
-                deepcopy(judge).half().save_pretrained(run.folder / direction / "discriminator")
+                    _, _, again = there_and_back(there.module, back.module, x)
+                figures[f"cycle_error_{way}"] = round(cycle_loss(again, x).item(), 4)
+            nets = {"AtoB": ema_ab.module, "AtoB/discriminator": d_b, "BtoA": ema_ba.module, "BtoA/discriminator": d_a}
+            run.save(nets, describe(config, figures))
 
 
 if __name__ == "__main__":
