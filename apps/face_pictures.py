@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from skimage import data as photographs
 
 from apps.i18n import say
 from apps.links import Number as Range
+from apps.photos import chosen
 from apps.widgets import MAX_SEED, Figure, Result, data_url, decimal, png
 from pipelines import face_space, registry
 from pipelines.face_space import AMOUNT, DOMAINS, MAX_COUNT, MAX_PEOPLE, NOISE, PSI
@@ -35,7 +35,7 @@ STEM = "faces"
 WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # of the published nets, at 4, 8, ... 1024 px
 SHOWN = 256  # px: smaller faces are enlarged to it before they are saved
 DIRECTIONS, MAX_LAYERS, MAX_STAGES = 8, 18, 12  # sliders; of a net of 1024 px; on the way of any net
-OWN, ASTRONAUT = "own", "astronaut"
+PHOTOS = ("astronaut",)  # with a face in it
 COUNTS = {"people": (2, MAX_PEOPLE), "rows": (1, 6), "columns": (1, 6), "who": (1, 1)}  # least, most; else 1 to 8
 QUIZ = 8  # pictures, half of them real
 USES = ("a", "b", "c", "people", "who")  # what a person can be taken for
@@ -301,7 +301,7 @@ def verdict(load, model, domain, psi, cutoff, jury, spoilt, seed, picture, lang)
 def project(load, model, domain, picture, sample, lang, on_step=None) -> Result:
     """One's own photo (or that of an astronaut): the face in it aligned, and the person nearest to it."""
     scene = Scene.of(load, model, domain, 1.0, MAX_LAYERS)
-    target = scene.pipeline.align(chosen_photo(picture, sample))
+    target = scene.pipeline.align(chosen(picture, sample, PHOTOS))
     found = scene.pipeline.project(target, domain=scene.domain, on_step=on_step)
     word = face_space.pack(found.code)
     who = {"who": word}
@@ -324,13 +324,6 @@ def learnt(load, model, domain, psi, cutoff, cast, stage, lang) -> Result:
 
     now = at(min(stage, len(stages)) - 1, who)
     return Result(now + [figure for i in range(len(stages)) for figure in at(i, who[:1])])
-
-
-def chosen_photo(picture: Image.Image | None, sample: str) -> Image.Image:
-    """One's own photo if there is one, else that of the astronaut."""
-    if not picture and choice("sample", sample, (ASTRONAUT, OWN)) == OWN:
-        raise Problem("own_photo")
-    return picture or Image.fromarray(photographs.astronaut())
 
 
 def chance(score: float, lang: str) -> str:

@@ -15,10 +15,11 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from apps import face_pictures as compute
-from apps.face_pictures import ASTRONAUT, DIRECTIONS, FIRST_LOOK, MAX_LAYERS, MAX_STAGES, OWN, USES, Scene
+from apps.face_pictures import DIRECTIONS, FIRST_LOOK, MAX_LAYERS, MAX_STAGES, PHOTOS, USES, Scene
 from apps.i18n import say, t, texts
 from apps.links import Choice, Param, Switch, Tab, Text
 from apps.links import Number as Range
+from apps.photos import OWN, chosen
 from apps.sections import PRIVATE, Sections, loading_text
 from apps.widgets import (
     COMPUTE,
@@ -183,7 +184,7 @@ def build(load: Callable) -> Tab:
                 gr.Markdown(t("faces.own.memory" if in_memory else "faces.own.disk"), elem_classes="intro")
                 own = PictureInput(label=t("faces.own.photo"), height=260)
                 sample = Radio(
-                    [(t("faces.own.astronaut"), ASTRONAUT), (t("faces.own.mine"), OWN)], value=ASTRONAUT,
+                    [(t("faces.own.astronaut"), PHOTOS[0]), (t("faces.own.mine"), OWN)], value=PHOTOS[0],
                     label=t("faces.own.sample"),
                 )  # fmt: skip
             with gr.Column(scale=5, min_width=300):
@@ -255,7 +256,7 @@ def build(load: Callable) -> Tab:
         """The photo as it is, until the person nearest to it has been found."""
         if sample == OWN and picture is None:
             return gr.skip()
-        photo = compute.chosen_photo(picture if sample == OWN else None, sample)
+        photo = chosen(picture if sample == OWN else None, sample, PHOTOS)
         photo.thumbnail((400, 400))
         return figures([compute.shown(photo)], lang)
 
@@ -392,7 +393,7 @@ def build(load: Callable) -> Tab:
         *(Param(f"d{i + 1}", slider, Range(*AMOUNT), 0) for i, slider in enumerate(amounts)),
         Param("spoilt", spoilt, Range(*VERDICT_NOISE), 0),
         Param("quiz", quiz_seed, Range(0, MAX_SEED, whole=True), 0),
-        Param("sample", sample, Choice(lambda: [ASTRONAUT, OWN]), ASTRONAUT),
+        Param("sample", sample, Choice(lambda: [*PHOTOS, OWN]), PHOTOS[0]),
         Param("stage", stage, Range(1, MAX_STAGES, whole=True), 1),
     ]
     welcomed = [model, card, crowd, *controlled]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 import gradio as gr
+from gradio.events import Dependency
 
 from apps.i18n import say
 from apps.widgets import QUICK, handler, status
@@ -58,8 +59,8 @@ class Sections(dict):
 
     def draws(
         self, name: str, fn: Callable, triggers: list, inputs: list, outputs: list, model: str = "", meanwhile=None
-    ) -> None:
-        """fn(*inputs, lang) -> outputs, whenever the section is opened or one of `triggers` fires.
+    ) -> Dependency:
+        """fn(*inputs, lang) -> outputs, whenever the section is opened or one of `triggers` fires; fn may yield them.
 
         `model` is the one it needs; without, it is the first input. Until that is loaded, the first output shows
         meanwhile(*inputs, lang).
@@ -75,14 +76,17 @@ class Sections(dict):
             elif waiting := self.slow(which):
                 yield first(status(lang, text=say("shell.drawing", lang)))
             try:
-                yield fn(*values, lang=lang)
+                if inspect.isgeneratorfunction(fn):
+                    yield from fn(*values, lang=lang)
+                else:
+                    yield fn(*values, lang=lang)
             except Exception:
                 if waiting:
                     yield first("")
                 raise
 
         draw.__signature__ = inspect.signature(fn)
-        gr.on([self.ticks[name].change, *triggers], handler(draw), inputs, outputs, **PRIVATE, **QUICK)
+        return gr.on([self.ticks[name].change, *triggers], handler(draw), inputs, outputs, **PRIVATE, **QUICK)
 
 
 def loading_text(*_, lang: str) -> str:

@@ -8,18 +8,17 @@ import dataclasses
 
 import numpy as np
 from PIL import Image
-from skimage import data as photographs
 
 from apps.i18n import say
 from apps.inputs import REACH, code_of, picture_of, split
+from apps.photos import OWN, chosen
 from apps.widgets import Figure, Result, data_url, decimal, png
 from pipelines import latents, registry
-from pipelines.problems import Problem, choice, number
+from pipelines.problems import choice, number
 from pipelines.recipe import Recipe, save
 
-PHOTOS = {"astronaut": photographs.astronaut, "cat": photographs.chelsea, "coffee": photographs.coffee}
+PHOTOS = ("astronaut", "cat", "coffee")
 BITS = (32, *range(8, 0, -1))  # of a latent number; 32: not rounded
-OWN = "own"  # the photo is one's own; it is in no link and no recipe
 DOTS = 3000  # of the test set's 10,000: more hide each other
 SCALE = 12  # a 28 px picture is saved with 336 px
 
@@ -162,16 +161,9 @@ def arithmetic(load, model, plus, minus, add, lang) -> Result:
     return Result([*items, shown(naive, say("vae.arithmetic.pixels", lang))])
 
 
-def chosen_photo(picture: Image.Image | None, sample: str) -> Image.Image:
-    """One's own photo if there is one, else the sample of that name."""
-    if not picture and choice("sample", sample, (*PHOTOS, OWN)) == OWN:
-        raise Problem("own_photo")
-    return picture or Image.fromarray(PHOTOS[sample]())
-
-
 def photo(load, model, picture, sample, noise, bits, size, seed, lang, on_step=None) -> Result:
     """One's own photo (or astronaut, cat, coffee) through the autoencoder of a latent diffusion model."""
-    image = chosen_photo(picture, sample)
+    image = chosen(picture, sample, PHOTOS)
     bits = int(bits) if bits in map(str, BITS) else bits  # gradio's API documents choices as text
     r = load(known(model, "photo").id)(image, noise=noise, bits=bits, seed=seed, size=size, on_step=on_step)
     inputs = {"section": "photo", "photo_model": model, "sample": OWN if picture else sample}

@@ -18,8 +18,9 @@ from apps.i18n import say, t
 from apps.inputs import REACH
 from apps.links import Choice, Param, Switch, Tab, Text
 from apps.links import Number as Range
+from apps.photos import OWN, chosen
 from apps.sections import PRIVATE, Sections, loading_text
-from apps.vae_pictures import BITS, OWN, PHOTOS, nearest, plane_value, sheet, shown
+from apps.vae_pictures import BITS, PHOTOS, nearest, plane_value, sheet, shown
 from apps.widgets import (
     COMPUTE,
     MAX_SEED,
@@ -246,7 +247,7 @@ def build(load: Callable) -> Tab:
         """The photo as it is, until the autoencoder has seen it."""
         if sample == OWN and own is None:
             return gr.skip()
-        photo = compute.chosen_photo(own if sample == OWN else None, sample)
+        photo = chosen(own if sample == OWN else None, sample, PHOTOS)
         photo.thumbnail((512, 512))
         return figures([Figure(png(photo), say("vae.photo.original", lang))], lang, big=True)
 

@@ -102,6 +102,7 @@ class Figure(NamedTuple):
     name: str = ""  # of the saved file; without it there is nothing to save
     pixels: bool = False  # show the pixels as squares
     below: str = ""  # HTML below the caption
+    preview: bytes = b""  # what the page shows of a large one
 
 
 def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 150, columns: int = 0) -> str:
@@ -109,7 +110,7 @@ def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 
 
     def one(item: Figure) -> str:
         alt = html.escape(html.unescape(_plain(item.caption)) or item.name, quote=True)
-        shown = f'<img src="{data_url(item.data)}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
+        shown = f'<img src="{data_url(item.preview or item.data)}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
         caption = f"<figcaption>{item.caption}</figcaption>" if item.caption else ""
         return f'<figure><div class="frame">{shown}</div>{_save_link(item, lang)}{caption}{item.below}</figure>'
 
@@ -124,7 +125,7 @@ def before_after(before: Figure, after: Figure, lang: str) -> str:
     label = html.escape(say("shell.compare", lang), quote=True)
     return (
         f'<div class="figures big"><figure><div class="frame aside"><img src="{data_url(before.data)}" alt="">'
-        f'<img src="{data_url(after.data)}" alt=""><input type="range" aria-label="{label}" '
+        f'<img src="{data_url(after.preview or after.data)}" alt=""><input type="range" aria-label="{label}" '
         f"oninput=\"this.parentNode.style.setProperty('--at', this.value + '%')\"></div>{save}"
         f'<figcaption class="ends"><span>{before.caption}</span><span>{after.caption}</span></figcaption>'
         "</figure></div>"
@@ -243,10 +244,17 @@ def follow(work: Callable[[Callable], object]) -> Iterator[tuple]:
         thread.join()
 
 
-def live(work: Callable, lang: str, show: Callable, preview: Callable | None = None) -> Iterator[tuple]:
-    """work(on_step) as a page follows it: (pictures, status line) ten times a second at most, then show(result)."""
-    start, last = time.monotonic(), 0.0
-    yield gr.skip(), status(lang, text=say("shell.loading", lang))
+def live(
+    work: Callable, lang: str, show: Callable, preview: Callable | None = None, patience: float = 0.0
+) -> Iterator[tuple]:
+    """work(on_step) as a page follows it: (pictures, status line) ten times a second at most, then show(result).
+
+    Nothing is said of what is done within `patience` seconds.
+    """
+    start = time.monotonic()
+    last = start + patience - 0.1
+    if not patience:
+        yield gr.skip(), status(lang, text=say("shell.loading", lang))
     try:
         for i, n, made in follow(work):
             if i is None:
