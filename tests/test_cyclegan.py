@@ -1,5 +1,7 @@
 """The networks of CycleGAN against the paper written plainly, in bands against the whole, and the authors' layout."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -131,19 +133,20 @@ def test_moments_of_parts_are_those_of_the_whole():
 
 def test_bands_of_a_convolution_are_its_rows():
     x, conv = picture(1, 3, 22, 5), nn.Conv2d(3, 2, 3, padding=1)
-    for rows in (1, 4, 22, 100):
-        torch.testing.assert_close(torch.cat(list(in_bands(conv, x, rows, halo=1)), 2), conv(x))
+    for rows, dim in itertools.product((1, 4, 22, 100), (2, 3)):
+        torch.testing.assert_close(torch.cat(list(in_bands(conv, x, rows, 1, dim)), dim), conv(x))
 
 
-@pytest.mark.parametrize(("h", "w"), [(96, 40), (132, 24), (8, 300), (12, 8)])
+@pytest.mark.parametrize(("h", "w"), [(96, 40), (132, 24), (24, 132), (8, 300), (12, 8)])
 @torch.no_grad()
 def test_in_bands_it_draws_the_same(generator, h, w):
     x, calls = picture(2, 3, h, w), []
-    # as different above and below as can be, so that moments of a band would be wrong
+    # as different above and below, left and right as can be, so that moments of a band would be wrong
     x[:, :, h // 2 :] = x[:, :, h // 2 :] / 20 + 0.9
+    x[..., w // 2 :] = x[..., w // 2 :] / 4 - 0.5
     banded = generator.forward_in_bands(x, rows=16, on_band=lambda i, n: calls.append((i, n)))
     torch.testing.assert_close(banded, generator(x), atol=1e-5, rtol=0)
-    n = (6 + 2 * 2) * -(-h // 16)
+    n = (6 + 2 * 2) * -(-max(h, w) // 16)
     assert calls == [(i, n) for i in range(1, n + 1)]
 
 
