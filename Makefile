@@ -36,13 +36,14 @@ train-autoencoder: .venv/training
 		--out runs/emoji-vae $(ARGS)
 
 # Two pairs, both directions each; run again after a stop. Left out: a night, two trains and a rock that no Monet answers to.
-STYLE = nice -n 19 $(BIN)/python -m training.style_transfer --data $(DATA) --resume --identity-every 4 --log-every 100
+STYLE = nice -n 19 $(BIN)/python -m training.style_transfer --data $(DATA) --resume --ngf 24 --identity-every 4 --steps 10000 \
+	--log-every 100 --save-every 500 --sample-every 500 --snapshot-every 1000
 train-style: .venv/training
 	$(STYLE) --pair historic --out runs/historic --a faces/faces-color-128.parquet --b faces/faces-gray-128.parquet \
-		--grey-b --where-b "year<1935" --load-size 136 --zoom 1.06 --steps 20000 $(ARGS)
+		--grey-b --where-b "year<1935" --load-size 136 --zoom 1.06 $(ARGS)
 	$(STYLE) --pair monet --out runs/monet --a style/landscape-photos.parquet --b style/monet-paintings.parquet \
 		--group-a group --where-a "group!=France-Three-Country-Bridge; group!=Switzerland-Rhaetain-Railway; group!=Switzerland-Bernina-Railway; group!=America-Antelope-Canyon" \
-		--load-size 192 --zoom 1.5 --colour-a 0.25 --steps 20000 $(ARGS)
+		--load-size 192 --zoom 1.5 --colour-a 0.25 $(ARGS)
 
 readme: .venv/app  # what it repeats: front matter, figures of the models
 	$(BIN)/python readme.py

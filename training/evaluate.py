@@ -3,6 +3,7 @@
     python training/evaluate.py vae_playground --data ../shared/data/digits/mnist pipelines/checkpoints/*-digits-*
     F=../shared/data/faces; D=$F/faces-color-128.parquet,$F/faces-gray-128.parquet
     python training/evaluate.py faces --data $D pipelines/checkpoints/faces-64 --sheet ../nearest.png
+    python training/evaluate.py style_transfer --data ../shared/data runs/historic --sheet ../cycles.png
 
 Each subcommand is a function from a folder to {figure: number}, made once for all folders (so that a classifier
 is trained once); the figures that no script measured stay as they are.
@@ -21,7 +22,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
 from pipelines.models.vae import DenseVAE
-from training import common, evaluate_faces, vae_playground
+from training import common, evaluate_faces, evaluate_style, vae_playground
 
 CLEAR = 0.9  # a sample whose class the classifier gives more than this probability is called clear
 
@@ -98,6 +99,7 @@ def vae_arguments(parser: argparse.ArgumentParser) -> None:
 MEASURES = {  # tab -> what its subcommand adds, what makes its measure, how to read the figures
     "vae_playground": (vae_arguments, vae_measure, vae_playground.NOTE),
     "faces": (evaluate_faces.arguments, evaluate_faces.prepare, evaluate_faces.NOTE),
+    "style_transfer": (evaluate_style.arguments, evaluate_style.prepare, evaluate_style.NOTE),
 }
 
 
@@ -113,6 +115,13 @@ def main(argv: list[str] | None = None) -> None:
     for folder in args.folders:
         if not (folder / "training.json").is_file():
             raise common.TrainingError(f"{folder.name} holds no finished model.")
+        if (tab := json.loads((folder / "training.json").read_text(encoding="utf-8"))["tab"]) != args.tab:
+            raise common.TrainingError(f"{folder.name} is a model of {tab}, not of {args.tab}.")
+    if getattr(args, "sheet", None):
+        if args.sheet.resolve().is_relative_to(common.REPOSITORY):
+            raise common.TrainingError("--sheet shows training data; choose a place outside the repository.")
+        if len(args.folders) > 1:
+            raise common.TrainingError("--sheet is of one model; give one folder.")
     _, make_measure, note = MEASURES[args.tab]
     measure, hardware = make_measure(args), common.hardware()
     print(f"measured on {hardware}")

@@ -203,10 +203,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
     """-> what measures a folder. Raises TrainingError."""
-    if args.sheet and args.sheet.resolve().is_relative_to(common.REPOSITORY):
-        raise TrainingError("--sheet shows training data; choose a place outside the repository.")
-    if args.sheet and len(args.folders) > 1:
-        raise TrainingError("--sheet shows the pairs of one model; give one folder.")
 
     @functools.cache
     def load(size: int, grey: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
