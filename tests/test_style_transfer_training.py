@@ -11,8 +11,10 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
+import pipelines
+from pipelines import style_space
 from pipelines.models.cyclegan import Discriminator, Generator
-from training import common, style_transfer
+from training import bundle_style, common, style_transfer
 from training.style_transfer import crops, exchange, load_domain, matching, rate, recolour
 
 
@@ -79,6 +81,21 @@ def test_train_save_load_run(data, tmp_path):
     assert str(data) not in card + json.dumps(facts)
     sheet = Image.open(out / "state" / "cycles-0000002.png")
     assert sheet.size == (8 * 32, 6 * 32)
+
+
+def test_what_comes_with_the_app(data, tmp_path):
+    train(data, tmp_path / "run")
+    photo, out = tmp_path / "stairs.png", tmp_path / "style-run"
+    Image.fromarray(np.arange(0, 48 * 40 * 3, 1).reshape(40, 48, 3).astype(np.uint8)).save(photo)
+    bundle_style.bundle(tmp_path / "run", out, photo, data / "a.parquet")
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    weights = {f"{way}{judge}/config.json" for way in ("AtoB", "BtoA") for judge in ("", "/discriminator")}
+    weights |= {name.replace("config.json", "diffusion_pytorch_model.safetensors") for name in weights}
+    assert names == weights | {"training.json", "README.md", "CREDITS.txt", "first.png"}
+    picture, recipe = style_space.first(out)
+    assert recipe.settings.pop("sample") == "stairs" and not recipe.settings.pop("face")
+    _, again, _ = pipelines.load(out).translate(Image.open(photo), **recipe.settings)
+    assert again.tobytes() == picture.tobytes()
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path, monkeypatch):

@@ -1,0 +1,49 @@
+"""A trained pair -> a folder that comes with the app.
+
+    python -m training.bundle_style runs/historic --out pipelines/checkpoints/style-historic --photo astronaut.png
+
+The photo is what the first screen shows translated (`first.png`); its name says which sample of the tab it is.
+"""
+
+import argparse
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pipelines
+from pipelines.pictures import open_picture
+from pipelines.recipe import save
+from pipelines.style_space import DIRECTIONS
+
+NET = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+def bundle(run: Path, out: Path, photo: Path, credits: Path | None = None) -> None:
+    """Copies what the app needs, and has the pair make its first translation."""
+    shutil.rmtree(out, ignore_errors=True)
+    nets = [f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")]
+    copies = ["training.json", "README.md", *(f"{net}/{name}" for net in nets for name in NET)]
+    for name in copies:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run / name, out / name)
+    if credits:
+        shutil.copyfile(credits, out / "CREDITS.txt")
+    _, picture, recipe = pipelines.load(out).translate(open_picture(photo))
+    recipe = replace(recipe, settings=recipe.settings | {"sample": photo.stem, "face": False})
+    (out / "first.png").write_bytes(save(picture, recipe))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--photo", type=Path, required=True)
+    parser.add_argument("--credits", type=Path, help="who made the pictures, where their licence asks for it")
+    args = parser.parse_args()
+    bundle(args.run, args.out, args.photo, args.credits)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
