@@ -34,7 +34,7 @@ class Drawer(DiffusionPipeline):
     def __init__(self, generator: Generator, discriminator: Discriminator | None, model: Model, folder: Path):
         super().__init__()
         nets = {"generator": generator, "discriminator": discriminator}
-        self.register_modules(**{name: net and ready(net) for name, net in nets.items()})
+        self.register_modules(**{name: net and runtime.ready(net) for name, net in nets.items()})
         self.model, self.folder, self.has_discriminator = model, folder, discriminator is not None
         self.image_size, self.layers, self.w_dim = generator.image_size, generator.layers, generator.config.w_dim
         names = tuple(str(i + 1) for i in range(generator.config.classes))
@@ -144,10 +144,6 @@ class Drawer(DiffusionPipeline):
 
     def recipe(self, task: str, seed: int | None = None, **settings) -> Recipe:
         return Recipe.make(self.model.tab, self.model.id, revision(self.model), task, settings, seed)
-
-
-def ready(net: torch.nn.Module) -> torch.nn.Module:
-    return net.eval().float().requires_grad_(False).to(runtime.device())
 
 
 def z_of(net: Generator, seed: int) -> torch.Tensor:

@@ -6,15 +6,13 @@ the seed's digits or `w:` and the code; several are joined by commas.
 
 import base64
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from . import problems
-from .pictures import open_picture
 from .problems import Problem
-from .recipe import LIMIT_KB, Recipe, read
+from .recipe import LIMIT_KB
+from .recipe import first as first
 
 Person = int | np.ndarray
 
@@ -86,12 +84,6 @@ def read_people(text: str, layers: int, w_dim: int) -> list[Person]:
         else:
             raise Problem("not_a_number", name="seed", value=word) if word else Problem("missing", name="people")
     return people
-
-
-def first(folder: Path) -> tuple[Image.Image, Recipe] | None:
-    """The picture that lies beside a model, made by it, and its recipe; None where there is none."""
-    file = folder / "first.png"
-    return (open_picture(file), read(file)) if file.is_file() else None
 
 
 # How the picture on the first screen is made.

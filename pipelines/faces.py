@@ -13,10 +13,10 @@ from PIL import Image
 
 from . import face_space, runtime
 from .face_directions import factorise
-from .face_drawing import GROUP, Drawer, between, ready, z_of
+from .face_drawing import GROUP, Drawer, between, z_of
 from .face_space import MAX_PEOPLE, MODES, NOISE, SPACES, Person, layer_group, write_people
 from .face_stages import Stage, read_stages
-from .face_weights import published
+from .face_weights import from_hub
 from .models.stylegan2 import Discriminator, Generator
 from .problems import Problem, choice, number, whole
 from .problems import seed as checked_seed
@@ -31,7 +31,7 @@ Step = Callable[[int, int, Image.Image], None]
 def from_model(model: Model, folder: Path) -> "FacesPipeline":
     """What `pipelines.load` calls. Raises Problem."""
     if not model.path:
-        return FacesPipeline(published(model, folder), None, model, folder)
+        return FacesPipeline(from_hub(model, folder), None, model, folder)
     judge = folder / "discriminator"
     discriminator = from_folder(Discriminator, judge) if judge.is_dir() else None
     return FacesPipeline(from_folder(Generator, folder), discriminator, model, folder)
@@ -267,7 +267,7 @@ class FacesPipeline(Drawer):
             net = self.generator
         else:
             if stage not in self._stages:
-                self._stages[stage] = ready(from_folder(Generator, stages[stage].folder))
+                self._stages[stage] = runtime.ready(from_folder(Generator, stages[stage].folder))
             net = self._stages[stage]
         with torch.inference_mode():
             rows = [self.styles(net, person, domain, psi, cutoff) for person in people]

@@ -47,9 +47,13 @@ def logged_in() -> bool:
 
 def folder(model: Model) -> Path | None:
     """Where the model's files lie on this machine, or None if one is missing."""
-    where = model.path or cache() / f"models--{model.source.replace('/', '--')}" / "snapshots" / model.revision
+    where = model.path or _snapshot(model)
     names = model.files or ("config.json", "diffusion_pytorch_model.safetensors")
     return where if all((where / name).is_file() for name in names) else None
+
+
+def _snapshot(model: Model) -> Path:
+    return cache() / f"{model.repo_type}s--{model.source.replace('/', '--')}" / "snapshots" / model.revision
 
 
 def status(model: Model) -> Problem | None:
@@ -114,6 +118,7 @@ def _download(model: Model) -> Path:
     try:
         snapshot_download(
             model.source,
+            repo_type=model.repo_type,
             revision=model.revision,
             allow_patterns=list(model.files),
             cache_dir=cache(),

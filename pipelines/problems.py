@@ -63,6 +63,11 @@ SENTENCES = {
     "no_stages": "No earlier stages of {model} were kept; pick another model.",
     "no_compiler": "The fast mode needs a C++ compiler, and there is none here; install one or switch it off.",
     "checksum_unknown": "No checksum of {model} is known here; set {variable} to the sha256 of {file} and start again.",
+    "checksums_unknown": "No checksums of {model} are known here; set {variable} to the sha256 of its {n} files, "
+    "separated by a comma, in this order: {folders}; and start again.",
+    # style transfer
+    "no_direction": "{model} knows the other direction only; switch the direction or pick another model.",
+    "one_direction": "There and back takes both directions, and {model} has only one; pick another model.",
     # one's own face
     "no_face": "No face was found in this picture; take one in which a face looks into the camera in good light.",
     "several_faces": "There are {count} faces in this picture; cut out the one that is meant.",

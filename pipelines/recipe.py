@@ -23,6 +23,7 @@ from xml.sax.saxutils import quoteattr, unescape
 from PIL import Image, PngImagePlugin
 
 from . import __version__, registry
+from .pictures import open_picture
 from .problems import Problem
 
 FORMAT = 1  # of the JSON; a change that old readers cannot read raises it
@@ -144,6 +145,12 @@ def read(source: bytes | str | Path) -> Recipe:
         else:
             raise Problem("recipe_format")
     return Recipe.from_json(text)
+
+
+def first(folder: Path) -> tuple[Image.Image, Recipe] | None:
+    """The picture that lies beside a model, made by it, and its recipe; None where there is none."""
+    file = folder / "first.png"
+    return (open_picture(file), read(file)) if file.is_file() else None
 
 
 def _from_png(stream: io.BufferedIOBase) -> str:

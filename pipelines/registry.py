@@ -17,8 +17,10 @@ from .problems import Problem
 TABS = ("faces", "style_transfer", "vae_playground", "text_to_image")
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 HUB = "https://huggingface.co/"
+DIRECTIONS = ("AtoB", "BtoA")  # of a pair of domains: what its folders are called
 APACHE = ("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 MIT = ("MIT", "https://opensource.org/license/mit")
+BSD_2 = ("BSD-2-Clause", "https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix/blob/master/LICENSE")
 NVIDIA = (
     "NVIDIA Source Code License (non-commercial)",
     "https://github.com/NVlabs/stylegan2/blob/master/LICENSE.txt",
@@ -43,11 +45,12 @@ class Model:
         default_factory=dict
     )  # on the hub: name -> sha256, None for small JSON, see ASK
     path: Path | None = None  # where the files lie, unless on the hub
+    repo_type: str = "model"  # on the hub; or "space"
 
     @property
     def card_url(self) -> str | None:
         """The model's page on the hub."""
-        return None if self.path else f"{HUB}{self.source}"
+        return None if self.path else f"{HUB}{'' if self.repo_type == 'model' else self.repo_type + 's/'}{self.source}"
 
 
 def _bundled(id: str, licence: tuple[str, str], tab: str = "vae_playground", kind: str = "latent", **more) -> Model:
@@ -64,6 +67,21 @@ def _stylegan2(id: str, name: str, size: int, memory_mb: int, sha256: str) -> Mo
     files = {name: sha256}
     more = {"memory_mb": memory_mb, "files": files, "defaults": {"image_size": size}}
     return Model(f"stylegan2-{id}", "faces", "faces", source, *NVIDIA, 2020, revision, **more)
+
+
+def _pair(id: str, licence: tuple[str, str]) -> Model:
+    """One of ours, both directions, each with its discriminator."""
+    folders = [f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")]
+    files = {f"{folder}/{name}": None for folder in folders for name in ("config.json", WEIGHTS)}
+    return _bundled(id, licence, "style_transfer", "cyclegan", files=files, memory_mb=600)
+
+
+def _cyclegan(id: str, **files: str) -> Model:
+    """Published by the authors: sha256 of the file of each of their names; A to B, then B to A where there is that."""
+    source, revision = "davidpiscasio/unpaired-img2img", "3ce13dcd9fafca8f086ff5a532cf2cc34431995e"
+    names = {f"checkpoints/{name}_pretrained/latest_net_G.pth": sha256 for name, sha256 in files.items()}
+    more = {"memory_mb": 900, "files": names, "repo_type": "space"}
+    return Model(id, "style_transfer", "cyclegan", source, *BSD_2, 2017, revision, **more)
 
 
 ASK = ""  # instead of a sha256 that is not known here: the file stays closed until the person gives one, see checksums
@@ -103,6 +121,11 @@ MODELS = (
     _stylegan2("metfaces", "ada/metfaces.pt", 1024, 1500, ASK),
     _stylegan2("afhqdog", "ada/afhqdog.pt", 512, 1000, ASK),
     _stylegan2("afhqcat", "ada/afhqcat.pt", 512, 1000, ASK),
+    _cyclegan("horse2zebra", horse2zebra=ASK, zebra2horse=ASK),
+    _cyclegan("apple2orange", apple2orange="ff989c98f3a077cd11c2623ed8742e2ef147e81d10b4e4c2ee6935796bda957a",
+              orange2apple=ASK),
+    _cyclegan("monet", style_monet=ASK),  # "monet2photo" would make photographs of paintings
+    _cyclegan("vangogh", style_vangogh=ASK),
 )
 # fmt: on
 
@@ -137,13 +160,19 @@ def get(id: str) -> Model:
 
 
 def checksums(model: Model) -> Mapping[str, str | None]:
-    """The sha256 of each file. What is not known here comes from TRUGBILD_SHA256_<ID>, or Problem checksum_unknown."""
+    """The sha256 of each file. What is not known here comes from TRUGBILD_SHA256_<ID>, or Problem checksum_unknown.
+
+    Where several files are not known, the variable holds theirs in the order of model.files, with commas between.
+    """
     variable = "TRUGBILD_SHA256_" + re.sub(r"\W", "_", model.id).upper()
-    given = os.environ.get(variable, "").strip().lower()
-    for name, sha256 in model.files.items():
-        if sha256 == ASK and not re.fullmatch("[0-9a-f]{64}", given):
-            raise Problem("checksum_unknown", model=model.id, variable=variable, file=name)
-    return {name: given if sha256 == ASK else sha256 for name, sha256 in model.files.items()}
+    asked = [name for name, sha256 in model.files.items() if sha256 == ASK]
+    given = re.findall(r"[^\s,]+", os.environ.get(variable, "").lower())
+    if asked and (len(given) != len(asked) or not all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in given)):
+        if len(asked) == 1:
+            raise Problem("checksum_unknown", model=model.id, variable=variable, file=asked[0])
+        folders = ", ".join(name.split("/")[-2] for name in asked)
+        raise Problem("checksums_unknown", model=model.id, variable=variable, n=len(asked), folders=folders)
+    return {**model.files, **dict(zip(asked, given, strict=False))}
 
 
 def register_folder(path: str | Path) -> Model:
@@ -156,7 +185,7 @@ def register_folder(path: str | Path) -> Model:
         names = {file.name for file in path.iterdir()}
     except OSError:
         raise Problem("folder_missing", folder=path.name) from None
-    weights = {name: None for name in names if name.endswith(".safetensors")}
+    weights = {name: None for name in _weights(path) if name.endswith(".safetensors")}
     licence, year, defaults = "", None, {}
     if "training.json" in names:
         tab, kind, licence, year, defaults = _training(path)
@@ -196,12 +225,15 @@ def revision(model: Model) -> str:
     """What a recipe calls the exact weights: the commit on the hub, else the start of the weights' sha256."""
     if model.revision:
         return model.revision
-    stamps = tuple(
-        (file, file.stat().st_mtime_ns, file.stat().st_size)
-        for file in sorted(model.path.iterdir())
-        if file.suffix in (".safetensors", ".pth")
-    )
-    return _digest(stamps)
+    files = [model.path / name for name in _weights(model.path)]
+    return _digest(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+def _weights(path: Path) -> list[str]:
+    """The files with weights in a model's folder; those of a pair lie in the folders of its directions."""
+    pairs = ("", *(f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")))
+    files = [file for folder in pairs for file in sorted((path / folder).glob("*"))]
+    return [file.relative_to(path).as_posix() for file in files if file.suffix in (".safetensors", ".pth")]
 
 
 @functools.lru_cache(maxsize=64)

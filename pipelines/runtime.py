@@ -21,6 +21,11 @@ def autocast(enabled: bool = True) -> torch.autocast:
     return torch.autocast(kind, torch.bfloat16, enabled=bool(enabled and fast))
 
 
+def ready(net: torch.nn.Module) -> torch.nn.Module:
+    """For use, not for training: in fp32, on the device."""
+    return net.eval().float().requires_grad_(False).to(device())
+
+
 def generators(seed: int, n: int = 1) -> list[torch.Generator]:
     """One generator a picture, on the CPU: picture i of seed s is picture 0 of seed s + i, whatever the batch."""
     seed = check_seed(seed)

@@ -6,6 +6,9 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pipelines
 
 COMMIT = "c0ffee" * 6 + "c0de"
 # What the real hub answers: status, X-Error-Code, X-Error-Message.
@@ -21,7 +24,7 @@ REFUSALS = {
 
 @dataclass
 class Hub:
-    repos: dict[str, dict[str, bytes]]  # repository -> name -> content
+    repos: dict[str, dict[str, bytes]]  # repository, "spaces/" before that of a Space -> name -> content
     fault: str = ""  # a key of REFUSALS, "cut off" or "tampered"
     go: threading.Event = field(default_factory=threading.Event)  # cleared: files are not sent yet
     requests: list[str] = field(default_factory=list)
@@ -47,6 +50,17 @@ def serve(repos: dict[str, dict[str, bytes]]):
         thread.join()
 
 
+def forget(monkeypatch, home: Path) -> None:
+    """Nothing is loaded, downloads go to a folder of their own, and no setting of this machine counts."""
+    for table in ("_loaded", "_memory"):
+        monkeypatch.setattr(pipelines, table, {})
+    for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRUGBILD_MEMORY_MB", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setattr(pipelines.hub, "_reachable", None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -59,8 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self):
         self.hub.requests.append(f"{self.command} {self.path}")
-        path = self.path.partition("?")[0].removeprefix("/api/models").strip("/")
-        repo, (action, _, *rest) = "/".join(path.split("/")[:2]), path.split("/")[2:]
+        parts = self.path.partition("?")[0].removeprefix("/api").removeprefix("/models").strip("/").split("/")
+        names = 3 if parts[0] == "spaces" else 2
+        repo, (action, _, *rest) = "/".join(parts[:names]), parts[names:]
         files = self.hub.repos.get(repo)
         fault = "not found" if files is None else self.hub.fault
         if fault in REFUSALS:

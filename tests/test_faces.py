@@ -379,13 +379,7 @@ def serve(tmp_path, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         return server
 
-    for table in ("_loaded", "_memory"):
-        monkeypatch.setattr(pipelines, table, {})
-    for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRUGBILD_MEMORY_MB", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr(hub, "_reachable", None)
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    fake.forget(monkeypatch, tmp_path / "hf")
     yield start
     for context in opened:
         context.__exit__(None, None, None)

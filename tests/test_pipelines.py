@@ -141,7 +141,7 @@ def test_every_entry_is_whole():
         else:
             assert re.fullmatch(r"[0-9a-f]{40}", model.revision)
             for name, sha256 in model.files.items():
-                assert name.endswith((".json", ".safetensors", ".pt"))
+                assert name.endswith((".json", ".safetensors", ".pt", ".pth"))
                 assert name.endswith(".json") or re.fullmatch(r"[0-9a-f]{64}", sha256) or sha256 == registry.ASK
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import pipelines
 from pipelines import runtime
-from pipelines.face_drawing import maps_of, ready
+from pipelines.face_drawing import maps_of
 from pipelines.models.stylegan2 import Generator, ModulatedConv
 from tests.benchmarks.machine import machine
 
@@ -77,7 +77,7 @@ def plain(net: Generator, ws: torch.Tensor, noise: list[torch.Tensor]) -> torch.
 def large() -> tuple[float, float, int]:
     """-> seconds of one picture of 1024 px by a net of the paper's widths, peak memory in GB, of the process; px"""
     torch.manual_seed(0)
-    net = ready(Generator())
+    net = runtime.ready(Generator())
     times = []
     for seed in range(2):
         began = time.perf_counter()
