@@ -17,6 +17,12 @@ FIGURES = {  # tab -> column -> key in training.json, digits
         "recall": ("recall", 2),
         "nearer than real": ("nearer_than_real", 3),
     },
+    "style_transfer": {
+        "taken for B": ("called_target_AtoB", 2),
+        "taken for A": ("called_target_BtoA", 2),
+        "cycle error of A": ("cycle_error_AtoB", 3),
+        "cycle error of B": ("cycle_error_BtoA", 3),
+    },
 }
 
 

@@ -207,7 +207,13 @@ def uses(word: int | str, names: Sequence[str], lang: str) -> str:
         f"{say(f'faces.use.{name}', lang)}</button>"
         for name in names
     )
-    return f'<div class="uses">{"".join(buttons)}</div>'
+    link = ""
+    if isinstance(word, int):  # the other tab draws people from their numbers
+        title = say("faces.use.historic_title", lang)
+        link = (
+            f'<a href="?tab=style_transfer&amp;sample=person&amp;person={word}&amp;size=128" title="{title}">1890</a>'
+        )
+    return f'<div class="uses">{"".join(buttons)}{link}</div>'
 
 
 # ---- what the tab computes: each is an endpoint, too -----------------------------------------------------------------

@@ -18,7 +18,8 @@ from apps.theme import Trugbild
 from pipelines import recipe
 from pipelines.problems import Problem, choice
 
-TABS = ("faces", "vae_playground")  # the order on the page; each is a module of apps with build(load) -> links.Tab
+# The order on the page; each is a module of apps with build(load) -> links.Tab.
+TABS = ("faces", "style_transfer", "vae_playground")
 MAX_QR = 1800  # characters; beyond that the squares are too small for the last row
 
 

@@ -121,6 +121,7 @@ MODELS = (
     _stylegan2("metfaces", "ada/metfaces.pt", 1024, 1500, ASK),
     _stylegan2("afhqdog", "ada/afhqdog.pt", 512, 1000, ASK),
     _stylegan2("afhqcat", "ada/afhqcat.pt", 512, 1000, ASK),
+    _pair("style-historic", APACHE),
     _cyclegan("horse2zebra", horse2zebra=ASK, zebra2horse=ASK),
     _cyclegan("apple2orange", apple2orange="ff989c98f3a077cd11c2623ed8742e2ef147e81d10b4e4c2ee6935796bda957a",
               orange2apple=ASK),

@@ -24,7 +24,7 @@ from .style_weights import from_hub
 from .weights import from_folder
 
 PLAIN = 2**19  # px; larger pictures are computed in bands
-BAND = 2**18  # px of a band; at 64 channels in bf16 32 MB
+BAND = 2**17  # px of a band; at 64 channels in bf16 16 MB
 TONE_SCALE = 1 / 32  # standard deviation of the blur that separates tone from detail, as a share of the shorter side
 GAIN = 4  # how much clearer the difference picture is than the difference
 LEAST_SEEN = 32  # px, the smallest picture that a discriminator sees

@@ -1,5 +1,6 @@
 """What several test files share: the page, the app in this process and its clients, the app as people start it."""
 
+import base64
 import importlib
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import parse_qsl
 
 import pytest
 from served import free_port
@@ -140,3 +142,21 @@ def ask(app):
         return event, data if event == "complete" else (data or {}).get("error")
 
     return ask
+
+
+def opened(app, file, stem: str) -> dict:
+    """A saved picture put into the page's header -> values of all inputs of its tab."""
+    data = "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
+    answer = app.header.open_picture({"data": data})
+    assert "problem" not in answer, answer
+    values, problems = app.tabs[stem].read(dict(parse_qsl(answer["query"].removeprefix("?"))))
+    assert problems == []
+    return values
+
+
+def repeat(app, client, task: str, file, stem: str) -> list:
+    """Runs a task again with what the recipe of a saved picture puts into the inputs -> its files."""
+    values = opened(app, file, stem)
+    named = {param.component._id: values[param.name] for param in app.tabs[stem].params}
+    event = next(fn for fn in app.demo.fns.values() if fn.api_name == task)
+    return client.predict(*(named.get(block._id) for block in event.inputs), api_name=f"/{task}")[0]

@@ -1,17 +1,15 @@
 """The faces tab through its API: what it computes, what its pictures carry, what it says when something is wrong."""
 
-import base64
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LANGUAGES
+from conftest import LANGUAGES, opened, repeat
 from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from skimage import data as photographs
-from starlette.datastructures import QueryParams
 
 from apps import face_pictures, i18n
 from apps.faces import DIRECTIONS, FIRST, STEM
@@ -27,24 +25,6 @@ CALLS = {
     "verdict": (*LOOK, "1,2,3", 0.1, 5, None),
     "learnt": (*LOOK, "1,2", 2),
 }
-
-
-def opened(app, file) -> dict:
-    """A saved picture put into the page's header -> values of all inputs of the tab."""
-    data = "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
-    answer = app.header.open_picture({"data": data})
-    assert "problem" not in answer, answer
-    values, problems = app.tabs[STEM].read(QueryParams(answer["query"].removeprefix("?")))
-    assert problems == []
-    return values
-
-
-def repeat(app, client, task: str, file):
-    """Runs a task again with what the recipe of a saved picture puts into the inputs."""
-    values = opened(app, file)
-    named = {param.component._id: values[param.name] for param in app.tabs[STEM].params}
-    event = next(fn for fn in app.demo.fns.values() if fn.api_name == task)
-    return client.predict(*(named.get(block._id) for block in event.inputs), api_name=f"/{task}")[0]
 
 
 def test_endpoints_are_named_and_their_inputs_too(clients):
@@ -77,7 +57,7 @@ def test_a_saved_picture_is_made_again_pixel_for_pixel(app, clients, task):
             continue
         carry.append(i)
         assert (made.tab, made.model) == (STEM, FIRST)
-        again = repeat(app, clients["de"], task, file)
+        again = repeat(app, clients["de"], task, file, STEM)
         with Image.open(file) as first, Image.open(again[0 if task == "person" else i]) as second:
             assert getattr(first, "n_frames", 1) == getattr(second, "n_frames", 1)
             for frame in range(getattr(first, "n_frames", 1)):
@@ -121,7 +101,7 @@ def test_a_photo_becomes_a_person_who_can_be_edited(app, clients, tmp_path):
     (target, nearest), numbers = clients["en"].predict(FIRST, "colour", handle_file(file), "own", api_name="/project")
     code = numbers["code"]
     assert numbers["error"] < 0.2 and code.startswith("w:")
-    assert opened(app, nearest)["who"] == code, "the recipe holds the code, not the photo"
+    assert opened(app, nearest, STEM)["who"] == code, "the recipe holds the code, not the photo"
     (again,) = [recipe.read(nearest)]
     assert again.settings["section"] == "directions"
     _, same = clients["en"].predict(*LOOK, code, 0, 18, *[0] * DIRECTIONS, api_name="/edit")[0]

@@ -11,6 +11,7 @@ from tests.conftest import PHOTO, ROOT
 README = (ROOT / "README.md").read_text("utf-8")
 ENDPOINTS = (
     "person", "walk", "mix", "face_arithmetic", "edit", "verdict", "project", "learnt",
+    "translate", "styles", "cycle", "discriminator_map",
     "decode", "reconstruct", "interpolate", "sample", "arithmetic", "autoencode_photo",
 )  # fmt: skip
 

@@ -53,7 +53,9 @@ def test_licence():
 
 
 def test_models():
-    on_hub = list(dict.fromkeys(model.source for model in registry.MODELS if not model.path))
+    on_hub = list(
+        dict.fromkeys(model.source for model in registry.MODELS if model.repo_type == "model" and not model.path)
+    )
     assert METADATA["models"] == on_hub
 
 

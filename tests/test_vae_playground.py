@@ -7,11 +7,11 @@ import json
 import struct
 import threading
 import zlib
-from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
-from conftest import LANGUAGES, PHOTO
+from conftest import LANGUAGES, PHOTO, opened
 from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image, ImageOps
@@ -454,24 +454,12 @@ def data_url(data: bytes) -> dict:
     return {"data": "data:image/png;base64," + base64.b64encode(data).decode()}
 
 
-def opened(app, file) -> dict:
-    """A saved picture put into the page's header -> values of all inputs of the tab it came from."""
-    answer = app.header.open_picture(data_url(Path(file).read_bytes()))
-    assert "problem" not in answer, answer
-    values, problems = app.tabs[STEM].read(QueryParams(answer["query"].removeprefix("?")))
-    assert problems == []
-    return values
-
-
 def repeat(app, client, file):
     """Runs the task of a saved picture again, with what its recipe put into the inputs."""
-    made, values = recipe.read(file), opened(app, file)
+    made = recipe.read(file)
     task = {"plane": "decode", "photo": "autoencode_photo"}.get(made.task, made.task)
-    named = {param.component._id: values[param.name] for param in app.tabs[STEM].params}
-    event = next(fn for fn in app.demo.fns.values() if fn.api_name == task)
-    again, _ = client.predict(*(named.get(block._id) for block in event.inputs), api_name=f"/{task}")
-    assert values["section"] == made.task
-    return again
+    assert opened(app, file, STEM)["section"] == made.task
+    return conftest.repeat(app, client, task, file, STEM)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +522,7 @@ def test_a_picture_of_ones_own_photo_says_that_the_photo_is_needed(app, clients,
     photo = tmp_path / "own.png"
     Image.linear_gradient("L").convert("RGB").save(photo)
     files, _ = clients["en"].predict(PHOTO, handle_file(photo), "cat", 0.0, 32, 64, 0, api_name="/autoencode_photo")
-    values = opened(app, files[1])
+    values = opened(app, files[1], STEM)
     assert values["sample"] == "own", "not one of ours instead"
     with pytest.raises(AppError) as caught:
         clients["en"].predict(PHOTO, None, "own", 0.0, 32, 64, 0, api_name="/autoencode_photo")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pipelines
 from pipelines.pictures import open_picture
 from pipelines.recipe import save
-from pipelines.style_space import DIRECTIONS
+from pipelines.style_space import DIRECTIONS, SIZE
 
 NET = ("config.json", "diffusion_pytorch_model.safetensors")
 
@@ -29,7 +29,7 @@ def bundle(run: Path, out: Path, photo: Path, credits: Path | None = None) -> No
         shutil.copyfile(run / name, out / name)
     if credits:
         shutil.copyfile(credits, out / "CREDITS.txt")
-    _, picture, recipe = pipelines.load(out).translate(open_picture(photo))
+    _, picture, recipe = pipelines.load(out).translate(open_picture(photo), size=SIZE)
     recipe = replace(recipe, settings=recipe.settings | {"sample": photo.stem, "face": False})
     (out / "first.png").write_bytes(save(picture, recipe))
 
