@@ -56,6 +56,7 @@ benchmarks: .venv/tests
 	$(BIN)/python tests/benchmarks/drag.py
 	$(BIN)/python tests/benchmarks/train_step.py
 	$(BIN)/python tests/benchmarks/faces.py
+	$(BIN)/python tests/benchmarks/style_transfer.py
 
 # An empty file stands for each set of packages that is installed; a changed list of pins installs anew.
 .venv/app: requirements.txt | .venv/bin/pip
