@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder train-style
+.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder train-text-to-image train-style
 
 demo: .venv/app
 	$(BIN)/python apps/main.py $(ARGS)
@@ -34,6 +34,13 @@ PHOTOS = $(DATA)/style/flower-daisy.parquet,$(DATA)/style/flower-sunflower.parqu
 train-autoencoder: .venv/training
 	nice -n 19 $(BIN)/python -m training.autoencoder --data $(DATA)/emoji --photos $(PHOTOS) --resume \
 		--out runs/emoji-vae $(ARGS)
+
+# After the autoencoder; run again after a stop: make train-text-to-image OBJECTIVE=flow OUT=runs/emoji-flux
+OBJECTIVE ?= diffusion
+OUT ?= runs/emoji-sd
+train-text-to-image: .venv/training
+	$(BIN)/python -m training.latents --data $(DATA)/emoji --vae runs/emoji-vae --out runs/emoji-latents
+	nice -n 19 $(BIN)/python -m training.text_to_image --objective $(OBJECTIVE) --data $(DATA)/emoji --resume --out $(OUT) $(ARGS)
 
 # Two pairs, both directions each; run again after a stop. Left out: a night, two trains and a rock that no Monet answers to.
 STYLE = nice -n 19 $(BIN)/python -m training.style_transfer --data $(DATA) --resume --ngf 24 --identity-every 4 --steps 10000 \

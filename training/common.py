@@ -106,6 +106,7 @@ class Config:
 FREE = {
     "data",
     "backgrounds",
+    "latents",
     "out",
     "cpu",
     "log_every",
@@ -454,6 +455,12 @@ class Run:
             raise TrainingError(f"{self.state_path.name} holds {', '.join(tracked)}, not {', '.join(self.tracked)}.")
         for name, target in self.tracked.items():
             target.update(tracked[name]) if isinstance(target, dict) else target.load_state_dict(tracked[name])
+            if isinstance(target, torch.optim.Optimizer):
+                # fused optimizers walk through memory: moments must lie there as their weights do (channels_last)
+                for weight, state in target.state.items():
+                    for key, value in state.items():
+                        if value.shape == weight.shape:
+                            state[key] = torch.empty_like(weight).copy_(value)
         self.step, self.seconds, self.sums = own["step"], own["seconds"], own["sums"]
         self._say(f"goes on from step {self.step}")
 

@@ -1,0 +1,358 @@
+"""training/text_to_image.py: both objectives against their equations, from scenes to a pipeline of diffusers."""
+
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from PIL import Image, ImageColor
+from pyarrow import parquet
+from safetensors.torch import load_file
+from transformers import CLIPTokenizer, T5TokenizerFast
+
+from tests import emoji
+from training import autoencoder, common, latents, text_to_image, words
+from training.prepare import text_to_image as prepare
+from training.scenes import Scenes, held_out
+
+OBJECTIVES = {"diffusion": "StableDiffusionPipeline", "flow": "FluxPipeline"}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    return emoji.write_pack(tmp_path_factory.mktemp("emoji"))
+
+
+@pytest.fixture(scope="module")
+def cache(pack, tmp_path_factory):
+    """A folder of latents of an autoencoder that learnt nothing."""
+    folder = tmp_path_factory.mktemp("latents")
+    torch.manual_seed(0)
+    config = autoencoder.Config(data="", out="x", channels=(8, 8, 8, 16), latent_channels=4)
+    autoencoder.build(config).half().save_pretrained(folder / "own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "PART", 16)
+        patch.setattr(latents, "HELD_OUT", 4)
+        latents.main(["--data", str(pack), "--vae", str(folder / "own"), "--out", str(folder / "it"), "--scenes", "24"])
+    return folder / "it"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(latents, "PART", 16)
+    monkeypatch.setattr(text_to_image, "HELD_OUT", 4)
+    monkeypatch.setattr(words, "SAMPLED", 300)
+    monkeypatch.setattr(text_to_image, "PROMPTS", text_to_image.PROMPTS[:2])
+
+
+def train(pack, cache, out, objective, *flags):
+    AcceleratorState._reset_state(True)
+    tiny = "--steps 2 --batch-size 4 --scenes 24 --text-width 32 --text-layers 1 --channels 32 64 --width 32 --heads 2"
+    tiny += " --double-blocks 1 --single-blocks 1 --cpu --precision fp32"
+    argv = [*tiny.split(), "--data", pack, "--latents", cache, "--out", out, "--objective", objective, *flags]
+    text_to_image.main(common.parse(text_to_image.Config, list(map(str, argv))))
+
+
+# ---- from scenes to a folder
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_train_save_load_run(pack, cache, tmp_path, objective):
+    folder = tmp_path / "tiny"
+    train(pack, cache, folder, objective)
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    assert type(pipeline).__name__ == OBJECTIVES[objective]
+    pipeline.set_progress_bar_config(disable=True)
+    facts = json.loads((folder / "training.json").read_text())
+    draw = lambda: pipeline(  # noqa: E731
+        "frog with melon hat",
+        generator=torch.Generator().manual_seed(0),
+        **facts["defaults"] | {"num_inference_steps": 2},
+    ).images[0]
+    picture = draw()
+    assert picture.size == (128, 128)
+    assert (np.asarray(picture) == np.asarray(draw())).all()
+
+    assert (facts["tab"], facts["kind"], facts["figures"]["scenes seen"]) == ("text_to_image", objective, 8)
+    known = json.loads((folder / "words.json").read_text("utf-8"))
+    assert known["hats"]["melon"] == {"en": "melon hat", "de": "Melonenhut"}
+    assert {"frog", "melon", "wearing"} <= set(known["words"]["en"])
+    assert {"melonenhut", "einem", "trägt"} <= set(known["words"]["de"])
+    card = (folder / "README.md").read_text()
+    assert all(name in card for name in ("Google", "CC BY 4.0", "Microsoft", "num_inference_steps"))
+    assert str(cache) not in card
+    assert [p.name[:7] for p in (folder / "state").glob("*.png")] == ["prompts"]
+    for file in folder.glob("*/*.safetensors"):
+        if file.parent.name != "state":
+            assert {tensor.dtype for tensor in load_file(file).values()} <= {torch.float16, torch.int64}, file
+    for name in latents.VAE_FILES:  # equal bytes are one blob in git
+        assert (folder / "vae" / name).read_bytes() == (cache / "vae" / name).read_bytes()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_goes_on_bit_for_bit(pack, cache, tmp_path, objective):
+    flags = "--save-every", 1, "--precision", "bf16"  # as models are trained; tiny products in fp32 are not repeatable
+    train(pack, cache, tmp_path / "whole", objective, *flags)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        update = common.EMA.update
+
+        def stop_at_the_second(self, *arguments):
+            update(self, *arguments)
+            if (tmp_path / "cut" / "state" / "state.safetensors").exists():
+                raise KeyboardInterrupt
+
+        patch.setattr(common.EMA, "update", stop_at_the_second)
+        train(pack, cache, tmp_path / "cut", objective, *flags)
+    train(pack, cache, tmp_path / "cut", objective, *flags, "--resume")
+    whole, cut = (common.read_state(tmp_path / name / "state" / "state.safetensors") for name in ("whole", "cut"))
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, cut["tracked"][part][key]) for key, value in whole["tracked"][part].items())
+
+
+def test_moments_lie_in_memory_as_their_weights_do(tmp_path):
+    """Fused AdamW walks through memory: in another order it would mix the moments up."""
+    weights = []
+    for stops in (False, True):
+        AcceleratorState._reset_state(True)
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(3, 2, 3).to(memory_format=torch.channels_last)
+        out = tmp_path / str(stops)
+        for resume in (False, True)[: 1 + stops]:
+            config = common.Config(data="", out=out, steps=4, batch_size=2, save_every=1, cpu=True, resume=resume)
+            run = common.Run(config)
+            optimizer = torch.optim.AdamW(layer.parameters(), 0.1, fused=True)
+            run.track(layer=layer, optimizer=optimizer)
+            for step in run.steps():
+                if stops and not resume and step == 2:
+                    break
+                x = run.noise((3, 8, 8)).contiguous(memory_format=torch.channels_last)
+                run.update((layer(x) - 1).square().mean(), optimizer)
+        weights.append(layer.weight.detach().clone())
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_pipelines_see_what_training_saw(pack, cache, objective):
+    """One step of diffusers' own pipeline from pure noise is what the net's forward of training says."""
+    config = text_to_image.Config(
+        data="", out="x", objective=objective, text_width=32, text_layers=1, channels=(32, 64), width=32, heads=2,
+        double_blocks=1, single_blocks=1,
+    )  # fmt: skip
+    known = latents.Latents(cache, 24)
+    texts = words.sample(Scenes(pack), "en")
+    torch.manual_seed(1)
+    painter = text_to_image.PAINTERS[objective](config, known, texts, {}).eval()
+    for p in painter.parameters():
+        torch.nn.init.normal_(p, std=0.05)  # nothing is 0, so that everything counts
+    noise = torch.randn(1, *known.shape, generator=torch.Generator().manual_seed(2))
+    pipeline = painter.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        if objective == "diffusion":
+            v = painter(noise, torch.tensor([999]), painter.tokenize(["a frog"]))
+            how, start = {"guidance_scale": 1.0}, noise
+            x = -v  # alpha_bar is 0 there: x = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v
+        else:
+            v = painter(noise, torch.ones(1), painter.tokenize(["a frog"]))
+            how = {name: painter.call[name] for name in ("height", "width", "max_sequence_length")}
+            start = pipeline._pack_latents(noise, 1, *known.shape)
+            x = noise - v
+        found = pipeline("a frog", latents=start, num_inference_steps=1, output_type="latent", **how).images
+    if objective == "flow":
+        x = pipeline._pack_latents(x, 1, *known.shape)
+    assert torch.allclose(found, x, atol=1e-4)
+
+
+# ---- data
+
+
+def test_latents_are_those_of_the_scenes(pack, cache):
+    known = latents.Latents(cache, 24)
+    vae = AutoencoderKL.from_pretrained(cache / "vae", torch_dtype=torch.float32)
+    expected = latents.encode(vae, Scenes(pack).pictures([3, 17])).float()
+    assert torch.allclose(known[torch.tensor([3, 17])], expected, atol=2e-3)
+    assert known.held_out.shape == (4, 4, 16, 16)
+
+
+def test_latents_that_do_not_fit(pack, cache, tmp_path):
+    with pytest.raises(common.TrainingError, match=r"training\.latents"):
+        latents.Latents(cache, 500)
+    with pytest.raises(common.TrainingError, match="is missing"):
+        latents.Latents(tmp_path, 24)
+    with pytest.raises(common.TrainingError, match="another"):
+        latents.prepare(str(pack), cache / "vae", cache, 24, seed=1)
+
+
+def test_captions_in_both_languages_some_dropped_none_held_out(pack, tmp_path):
+    AcceleratorState._reset_state(True)
+    scenes = Scenes(pack)
+    run = common.Run(text_to_image.Config(data=str(pack), out=tmp_path / "x", cpu=True, drop=0.25))
+    texts = text_to_image.captions(run, scenes, torch.arange(2000))
+    assert texts == text_to_image.captions(run, scenes, torch.arange(2000))
+    assert texts.count("") / 2000 == pytest.approx(0.25, abs=0.04)
+    assert sum(" with " in text for text in texts) > 200
+    assert sum(" mit " in text for text in texts) > 200
+    assert not any(
+        re.search("frog (with|wearing) (a )?melon|frosch mit (einem )?melon", text.lower()) for text in texts
+    )
+    assert held_out("frog", "melon")
+
+
+def test_times_of_a_batch_are_spread():
+    u = text_to_image.spread(torch.rand(32))
+    assert ((u * 32).long() == torch.arange(32)).all()
+
+
+# ---- tokenizers
+
+
+def test_known_words_are_one_token_and_others_are_spelt(pack, tmp_path):
+    texts = [text for language in ("en", "de") for text in words.sample(Scenes(pack), language)]
+    for tokenizer, cls, extra in (
+        (words.clip_tokenizer(texts, 32), CLIPTokenizer, 2), (words.t5_tokenizer(texts, 32), T5TokenizerFast, 1),
+    ):  # fmt: skip
+        tokenizer.save_pretrained(tmp_path / cls.__name__)
+        again = cls.from_pretrained(tmp_path / cls.__name__)
+        for text in ("a frog with melon hat", "einem Frosch mit Melonenhut", "a giraffe \u200b \u202e🐸 ßÄ", ""):
+            assert again(text).input_ids == tokenizer(text).input_ids
+        assert len(again("frog with melon hat").input_ids) == 4 + extra
+        assert len(again("Frosch mit Melonenhut").input_ids) == 3 + extra
+        assert len(again("giraffe").input_ids) > 1 + extra
+        assert again("").input_ids[-1] == again.eos_token_id
+        assert again("frog 🐸 frog").input_ids.count(again.eos_token_id) == 1  # unknown is not the end
+
+
+# ---- objectives
+
+
+def test_diffusion_is_that_of_diffusers():
+    scheduler = DDPMScheduler()
+    x, noise = torch.randn(2, 5, 4, 8, 8)
+    t = torch.tensor([0, 10, 300, 700, 999])
+    alpha_bar = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    x_t, v = text_to_image.noised(x, noise, alpha_bar), text_to_image.velocity(x, noise, alpha_bar)
+    assert torch.allclose(x_t, scheduler.add_noise(x, noise, t), atol=1e-5)
+    assert torch.allclose(v, scheduler.get_velocity(x, noise, t), atol=1e-5)
+    # x = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v (Salimans & Ho 2022, appendix D)
+    assert torch.allclose(alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * v, x, atol=1e-5)
+    assert text_to_image.diffusion_loss(v, x, noise, alpha_bar, 5.0) == 0
+
+
+def test_min_snr_weight():
+    snr = torch.tensor([0.0, 0.25, 5.0, 100.0])
+    weight = text_to_image.min_snr_weight(snr / (1 + snr), 5.0)
+    assert weight.tolist() == pytest.approx([0.0, 0.25 / 1.25, 5 / 6, 5 / 101], abs=1e-5)
+    # an error e of v is an error sqrt(1 - alpha_bar) e of x, whose weight is min(SNR, gamma)
+    x, noise, error = torch.randn(3, 1, 2, 4, 4)
+    alpha_bar = torch.full((1, 1, 1, 1), 0.6)
+    v = text_to_image.velocity(x, noise, alpha_bar) + error
+    of_x = alpha_bar.sqrt() * text_to_image.noised(x, noise, alpha_bar) - (1 - alpha_bar).sqrt() * v
+    expected = min(0.6 / 0.4, 5.0) * (of_x - x).square().mean()
+    assert text_to_image.diffusion_loss(v, x, noise, alpha_bar, 5.0).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_flow_is_that_of_diffusers():
+    x, noise = torch.randn(2, 3, 4, 8, 8)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    for i, t in enumerate(scheduler.timesteps):
+        ours = text_to_image.between(x, noise, torch.full((3, 1, 1, 1), t.item() / 1000))
+        assert torch.allclose(ours, scheduler.scale_noise(x, t[None], noise), atol=1e-5), i
+    assert text_to_image.flow_loss(noise - x, x, noise) == 0
+    # one step of Euler along the target, from noise, is the picture
+    one = FlowMatchEulerDiscreteScheduler()
+    one.set_timesteps(sigmas=[1.0])
+    assert torch.allclose(one.step(noise - x, one.timesteps[0], noise).prev_sample, x, atol=1e-5)
+
+
+def test_times_are_logit_normal():
+    u = (torch.arange(100_000) + 0.5) / 100_000
+    t = text_to_image.logit_normal(u)
+    logit = t.double().logit()
+    assert logit.mean().item() == pytest.approx(0, abs=1e-3)
+    assert logit.std().item() == pytest.approx(1, abs=1e-3)
+    # Esser et al. 2024, eq. 19, at 1/2: 1 / sqrt(2 pi) / (1/2 * 1/2)
+    density = ((t > 0.49) & (t < 0.51)).float().mean().item() / 0.02
+    assert density == pytest.approx(4 / math.sqrt(2 * math.pi), rel=0.01)
+    assert text_to_image.logit_normal(torch.zeros(1)).item() == 0
+
+
+# ---- from upstream
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {0}">{1}</svg>'
+DRAWN = {
+    "1f438": "green",
+    "1f349": "red",
+    "26d1-fe0f": "blue",
+    "1f43b-200d-2744-fe0f": "black",
+}  # twice as wide as tall
+
+
+@pytest.fixture
+def upstream(tmp_path):
+    """The four layouts, with pictures that are bars, and a vocabulary of their code points."""
+    icons, names = {}, {}
+    for code, colour in DRAWN.items():
+        bar = '<rect x="{}" y="{}" width="{}" height="{}" fill="{}"/>'
+        plain = code.replace("-fe0f", "")
+        svg = tmp_path / "twemoji" / "dist" / "svg" / f"{code if '200d' in code else plain}.svg"
+        svg.parent.mkdir(parents=True, exist_ok=True)
+        svg.write_text(SVG.format(36, bar.format(4, 10, 24, 12, colour)))
+        icons[f"icon-{plain}"] = {"body": bar.format(6, 3, 20, 10, colour)}
+        names[plain] = f"icon-{plain}"
+        for name, side in (
+            (f"noto/png/512/emoji_u{plain.replace('-', '_')}.png", 512), (f"fluent-3d/assets/{code}_3d.png", 256),
+        ):  # fmt: skip
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            picture = Image.new("RGBA", (side, side), (255, 0, 255, 0))
+            picture.paste(colour, (side // 4, side // 2, side * 3 // 4, side * 3 // 4))
+            picture.save(tmp_path / name)
+    (tmp_path / "fluent-flat").mkdir()
+    (tmp_path / "fluent-flat" / "icons.json").write_text(json.dumps({"icons": icons}))
+    (tmp_path / "fluent-flat" / "chars.json").write_text(json.dumps(names))
+    words = {"sets": list(prepare.SETS), "objects": [{"codepoints": code} for code in DRAWN], "hats": []}
+    (tmp_path / "words.json").write_text(json.dumps(words))
+    return tmp_path
+
+
+def test_from_upstream_to_the_pack(upstream, monkeypatch):
+    monkeypatch.setattr(prepare, "VOCABULARY", upstream / "words.json")
+    sources = [f"--source={name}={upstream / name}" for name in prepare.SETS]
+    prepare.main(["--out", str(upstream / "pack"), *sources])
+    for name in prepare.SETS:
+        rows = parquet.read_table(upstream / "pack" / f"{name}.parquet").to_pylist()
+        assert [row["codepoints"] for row in rows] == sorted(DRAWN)
+        for row in rows:
+            picture = Image.open(io.BytesIO(row["image"]["bytes"]))
+            assert (picture.mode, picture.size) == ("RGBA", (128, 128))
+            assert picture.getchannel("A").getbbox() == (4, 34, 124, 94)
+            assert picture.getpixel((64, 64)) == (*ImageColor.getrgb(DRAWN[row["codepoints"]]), 255)
+    assert (upstream / "pack" / "vocab.json").read_bytes() == (upstream / "words.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (lambda folder: (folder / "noto/png/512/emoji_u1f438.png").unlink(), "1f438.*could not be read"),
+        (lambda folder: (folder / "noto/png/512/emoji_u1f438.png").write_bytes(b"png"), "1f438.*not whole"),
+        (lambda folder: (folder / "fluent-flat/chars.json").write_text("{}"), "fluent-flat has no picture"),
+    ],
+)
+def test_upstream_that_is_broken(upstream, monkeypatch, break_it, sentence):
+    break_it(upstream)
+    sources = {name: str(upstream / name) for name in prepare.SETS}
+    with pytest.raises(common.TrainingError, match=sentence):
+        prepare.prepare(sources, upstream / "pack", upstream / "words.json")
+    assert not (upstream / "pack" / "vocab.json").exists()
+
+
+def test_the_vocabulary_names_every_set():
+    words = json.loads(prepare.VOCABULARY.read_text("utf-8"))
+    assert set(words["sets"]) == set(prepare.SETS) == set(prepare.SOURCES)
+    assert (len(words["objects"]), len(words["wearers"]), len(words["hats"])) == (162, 67, 33)
