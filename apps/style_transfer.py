@@ -57,7 +57,8 @@ def build(load: Callable) -> Tab:
         with gr.Row():
             with gr.Column(scale=3, min_width=280, elem_classes="later"):
                 model = Dropdown(label=t("style.model"), value=FIRST, choices=[FIRST], filterable=False)
-                direction = Radio(list(DIRECTIONS), value=DIRECTIONS[0], label=t("style.direction.label"))
+                ways_ = [(t(f"style.direction.{name}"), name) for name in DIRECTIONS]
+                direction = Radio(ways_, value=DIRECTIONS[0], label=t("style.direction.label"))
                 samples = [(t(f"style.sample.{name}"), name) for name in SAMPLES]
                 sample = Radio(samples, value=SAMPLES[0], label=t("style.sample.label"))
                 with gr.Column(visible=False) as someone:
@@ -82,7 +83,7 @@ def build(load: Callable) -> Tab:
                     with gr.Row(elem_classes="controls"):
                         strength = Slider(*STRENGTH, 1, step=0.05, label=t("style.strength"), min_width=200)
                         tone = Slider(*TONE, 1, step=0.05, label=t("style.tone"), min_width=200)
-                    gr.HTML(t("style.warning"), elem_classes="warning")
+                    gr.HTML(t("style.warning"))
 
                 with sections["styles"]:
                     gr.Markdown(t("style.styles.text"), elem_classes="intro controls")
