@@ -341,7 +341,7 @@ def train(data, out, *more):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    train(data, out, "--steps", "4", "--path-length", "2")
+    train(data, out, "--steps", "4", "--path-length", "2", "--focus", "0.5")
     return out
 
 
@@ -359,6 +359,14 @@ def test_train_save_load_run(trained):
     assert len(logged) == 4 and all(math.isfinite(v) for line in logged for v in line.values())
 
 
+def test_what_the_generator_misses_is_shown_more_often():
+    scores = torch.tensor([0.0, 2.0, 40.0, torch.nan, 2.0])
+    often = faces.weigh(scores, 0.5)
+    assert often[2] == pytest.approx(math.exp(1.5)) and often[0] == pytest.approx(math.exp(-1))
+    assert often[3] == 1 and often[1] == often[4] < 1
+    assert torch.equal(faces.weigh(torch.full((3,), torch.nan), 0.5), torch.ones(3)), "nothing was seen yet"
+
+
 def test_resume_goes_on_bit_for_bit(data, trained, tmp_path, monkeypatch):
     update = common.Run.update
 
@@ -367,7 +375,7 @@ def test_resume_goes_on_bit_for_bit(data, trained, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return update(run, *args, **kwargs)
 
-    arguments = (data, tmp_path / "tiny", "--steps", "4", "--path-length", "2")
+    arguments = (data, tmp_path / "tiny", "--steps", "4", "--path-length", "2", "--focus", "0.5")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(common.Run, "update", killed)
         train(*arguments)
