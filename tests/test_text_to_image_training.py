@@ -4,6 +4,9 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from training import autoencoder, common, latents, text_to_image, words
 from training.prepare import text_to_image as prepare
 from training.scenes import Scenes, held_out
 
+ROOT = Path(__file__).resolve().parents[1]
 OBJECTIVES = {"diffusion": "StableDiffusionPipeline", "flow": "FluxPipeline"}
 
 
@@ -96,22 +100,42 @@ def test_train_save_load_run(pack, cache, tmp_path, objective):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_goes_on_bit_for_bit(pack, cache, tmp_path, objective):
-    flags = "--save-every", 1, "--precision", "bf16"  # as models are trained; tiny products in fp32 are not repeatable
+    flags = "--steps", 4, "--save-every", 1, "--lr", 1  # the rate is still rising: 1/500 at step 1
     train(pack, cache, tmp_path / "whole", objective, *flags)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        update = common.EMA.update
+        update, calls = common.EMA.update, []
 
-        def stop_at_the_second(self, *arguments):
+        def stop_at_the_third(self, *arguments):
             update(self, *arguments)
-            if (tmp_path / "cut" / "state" / "state.safetensors").exists():
+            calls.append(1)
+            if len(calls) == 3:
                 raise KeyboardInterrupt
 
-        patch.setattr(common.EMA, "update", stop_at_the_second)
+        patch.setattr(common.EMA, "update", stop_at_the_third)
         train(pack, cache, tmp_path / "cut", objective, *flags)
     train(pack, cache, tmp_path / "cut", objective, *flags, "--resume")
     whole, cut = (common.read_state(tmp_path / name / "state" / "state.safetensors") for name in ("whole", "cut"))
     for part in ("model", "ema"):
         assert all(torch.equal(value, cut["tracked"][part][key]) for key, value in whole["tracked"][part].items())
+
+
+def test_tokens_keep_their_numbers():
+    """In every process: what resumes must read as before. Pairs of letters are often equally frequent."""
+    code = "from tests.test_text_to_image_training import numbers; print(numbers())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == numbers()
+
+
+def numbers() -> str:
+    texts = [f"{noun} {hat}" for noun in emoji.OBJECTS for hat in emoji.HATS]
+    tokenizers = words.clip_tokenizer(texts, 32), words.t5_tokenizer(texts, 32)
+    return str([sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers])
+
+
+def test_byte_pairs():
+    found = words.merges({"aab": 2, "ab": 1}, 10)  # Sennrich et al. 2016: "ab" 3 times, then "aab" twice
+    assert found == [("a", "b</w>"), ("a", "ab</w>")]
+    assert words.merges({"xy": 1, "ab": 1}, 1) == [("x", "y</w>")]  # equally frequent: by the alphabet
 
 
 def test_moments_lie_in_memory_as_their_weights_do(tmp_path):

@@ -5,16 +5,16 @@ means nothing. `known` goes into the model's folder (words.json), because the wo
 names those that this model lacks, and a model trained on another vocabulary brings its own.
 """
 
-import json
 import math
 import re
 import string
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
-from tokenizers import pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from training import captions
@@ -52,20 +52,44 @@ def known(scenes: Scenes, texts: dict[str, list[str]]) -> dict:
     }
 
 
+def merges(counts: dict[str, int], most: int) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al. 2016, algorithm 1): at most `most` pairs, in the order they are merged.
+
+    counts: words, in the letters of the byte level. Of equally frequent pairs the last in the alphabet comes first;
+    the trainer of `tokenizers` takes any, another one each time, and a run that resumes must number tokens as before.
+    """
+    spelt = {word: [*word[:-1], word[-1] + "</w>"] for word in counts}
+    merged = []
+    while len(merged) < most:
+        pairs = Counter()
+        for word, pieces in spelt.items():
+            for pair in pairwise(pieces):
+                pairs[pair] += counts[word]
+        if not pairs:
+            break
+        merged.append(max(pairs, key=lambda pair: (pairs[pair], pair)))
+        (first, second), whole = merged[-1], "".join(merged[-1])
+        for pieces in spelt.values():
+            i = 0
+            while i + 1 < len(pieces):
+                if pieces[i] == first and pieces[i + 1] == second:
+                    pieces[i : i + 2] = [whole]
+                i += 1
+    return merged
+
+
 def clip_tokenizer(texts: Iterable[str], length: int, size: int = 2048) -> CLIPTokenizer:
     """CLIP's byte-level BPE (lower case) of at most `size` tokens, sentences of `length` tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = CLIPTokenizer().backend_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=size - len(alphabet) - 2, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
-    merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
+    backend, counts = CLIPTokenizer().backend_tokenizer, Counter()
+    for text in texts:
+        counts.update(w for w, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)))
     # every byte also as the end of a word, as CLIP has it: what no caption held is then spelt, not unknown
-    pieces = [*alphabet, *(byte + "</w>" for byte in alphabet), *map("".join, merges)]
-    pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = merges(counts, size - 2 * len(alphabet) - 2)
+    pieces = [*alphabet, *(byte + "</w>" for byte in alphabet), *dict.fromkeys(map("".join, pairs))]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=length)
 
 
 def t5_tokenizer(texts: Iterable[str], length: int) -> T5TokenizerFast:

@@ -115,7 +115,7 @@ def fit(data: bytes) -> bytes:
     return file.getvalue()
 
 
-def prepare(sources: dict[str, str], out: Path, vocabulary: Path = VOCABULARY) -> None:
+def prepare(sources: dict[str, str], out: Path, vocabulary: Path) -> None:
     """Writes <set>.parquet (columns image, codepoints) for each set, and vocab.json last: a pack is whole or none."""
     words = json.loads(vocabulary.read_text("utf-8"))
     codes = sorted({entry["codepoints"] for kind in ("objects", "hats") for entry in words[kind]})
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
         given = dict(pair.partition("=")[::2] for pair in args.source)
         if unknown := given.keys() - SOURCES.keys():
             raise TrainingError(f"There is no set {', '.join(sorted(unknown))}; there are {', '.join(SOURCES)}.")
-        prepare(SOURCES | given, args.out)
+        prepare(SOURCES | given, args.out, VOCABULARY)
 
 
 if __name__ == "__main__":
