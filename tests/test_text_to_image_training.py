@@ -199,7 +199,7 @@ def test_latents_are_those_of_the_scenes(pack, cache):
     known = latents.Latents(cache, 24)
     vae = AutoencoderKL.from_pretrained(cache / "vae", torch_dtype=torch.float32)
     expected = latents.encode(vae, Scenes(pack).pictures([3, 17])).float()
-    assert torch.allclose(known[torch.tensor([3, 17])], expected, atol=2e-3)
+    assert torch.allclose(known[torch.tensor([3, 17])], expected, atol=2e-2)
     assert known.held_out.shape == (4, 4, 16, 16)
 
 
