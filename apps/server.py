@@ -2,12 +2,14 @@
 
 import html
 import json
+import secrets
+import threading
 import time
 from pathlib import Path
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request, cookie_parser
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -16,8 +18,29 @@ from apps import i18n
 ASSETS = Path(__file__).parent / "assets"
 MAX_UPLOAD = "40mb"
 UPLOADS_KEPT = 600  # seconds
+MOST_KEPT = 16  # large pictures that wait to be saved, in memory alone
 _started = time.time()
 _pages = dict.fromkeys(i18n.LANGUAGES, 0)
+_kept: dict[str, bytes] = {}  # token -> PNG or WebP, the oldest first
+
+
+def keep(data: bytes) -> str:
+    """A picture that is too large to be written into the page -> its address there, for UPLOADS_KEPT seconds."""
+    token = secrets.token_urlsafe(16)
+    _kept[token] = data
+    for old in list(_kept)[:-MOST_KEPT]:
+        _kept.pop(old, None)
+    forget = threading.Timer(UPLOADS_KEPT, _kept.pop, (token, None))
+    forget.daemon = True
+    forget.start()
+    return f"trugbild/kept/{token}"
+
+
+def _picture(request: Request) -> Response:
+    data = _kept.get(request.path_params["token"])
+    if data is None:
+        return PlainTextResponse("404", 404)
+    return Response(data, media_type="image/webp" if data[:4] == b"RIFF" else "image/png")
 
 
 def _health(_: Request) -> JSONResponse:
@@ -33,6 +56,7 @@ def _metrics(_: Request) -> PlainTextResponse:
 def routes() -> list:
     """For `launch(app_kwargs={"routes": ...})`."""
     return [
+        Route("/trugbild/kept/{token}", _picture),
         Mount("/trugbild", StaticFiles(directory=ASSETS)),
         Route("/health", _health),
         Route("/metrics", _metrics),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from apps.i18n import say, texts
 from apps.photos import OWN, PHOTOS, chosen
-from apps.widgets import Figure, Result, decimal, png
+from apps.widgets import Figure, Result, decimal, jpeg, png
 from pipelines import registry, style_space
 from pipelines.hub import status as availability
 from pipelines.problems import choice, number, whole
@@ -22,7 +22,7 @@ from pipelines.style_space import DIRECTIONS, HIDDEN, SIZES, STRENGTH, TONE
 STEM = "style_transfer"
 PERSON, FACES = "person", "faces-64"
 SAMPLES = (*PHOTOS, PERSON, OWN)
-PREVIEW = 1024  # px: larger results are shown smaller, and saved whole
+PREVIEW = 1024  # px: larger ones are shown smaller, and results saved whole
 IN_A_ROW = 256  # px, where all styles stand side by side
 OTHER = {"AtoB": "BtoA", "BtoA": "AtoB"}
 # What the bundled models get wrong, found by looking: model, direction, sample; why stands in the locales.
@@ -89,17 +89,17 @@ class Scene(NamedTuple):
     def made(self, picture: Image.Image, caption: str, name: str, recipe: Recipe, section: str, **inputs) -> Figure:
         """A picture that can be saved: with a recipe, which names the inputs as the link does."""
         recipe = replace(recipe, settings={"section": section, **self.inputs, **inputs})
-        data = save(picture, recipe)
-        return Figure(data, caption, f"{self.model}_{self.direction}_{name}", preview=small(picture, data))
+        name = f"{self.model}_{self.direction}_{name}"
+        return Figure(save(picture, recipe), caption, name, preview=jpeg(small(picture)))
 
 
-def small(picture: Image.Image, data: bytes = b"") -> bytes:
-    """A picture as the page shows it: `data`, or a smaller one where that would be large."""
+def small(picture: Image.Image) -> Image.Image:
+    """A picture as the page shows it."""
     if max(picture.size) <= PREVIEW:
-        return data or png(picture)
+        return picture
     picture = picture.copy()
     picture.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
-    return png(picture)
+    return picture
 
 
 def first(values: dict, lang: str) -> tuple[Figure, Figure] | None:
@@ -112,17 +112,19 @@ def first(values: dict, lang: str) -> tuple[Figure, Figure] | None:
     if any(values[name] != value for name, value in recipe.settings.items()):
         return None
     photo = chosen(None, values["sample"]).resize(picture.size, Image.Resampling.LANCZOS)
-    name = f"{entry.id}_{values['direction']}_{values['sample']}"
-    return shown(photo, say("style.picture.before", lang)), Figure(
+    after = Figure(
         save(picture, replace(recipe, settings={"section": "picture", **recipe.settings})),
         way(entry.id, values["direction"], lang),
-        name,
+        f"{entry.id}_{values['direction']}_{values['sample']}",
+        preview=jpeg(picture),
     )
+    return shown(photo, say("style.picture.before", lang)), after
 
 
 def shown(picture: Image.Image, caption: str = "") -> Figure:
     """A picture that nobody needs to make again."""
-    return Figure(small(picture), caption)
+    picture = small(picture)
+    return Figure(png(picture), caption, preview=jpeg(picture))
 
 
 # ---- what the tab computes: each is an endpoint, too -----------------------------------------------------------------

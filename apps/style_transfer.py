@@ -160,9 +160,9 @@ def build(load: Callable) -> Tab:
     quiet = {**PRIVATE, "show_progress": "hidden"}
     switched = [direction, card]
     model.input(handler(switch_model), [model, direction], switched, **quiet).then(**sections.redraw())
-    for control in look[1:]:
-        control.change(**sections.redraw())
-    own.input(lambda: OWN, None, sample, **quiet)
+    for event in (direction.input, sample.input, person.change, face.input, size.input):
+        event(**sections.redraw())
+    own.input(lambda: OWN, None, sample, **quiet).then(**sections.redraw())
     sample.change(lambda name: gr.update(visible=name == PERSON), sample, someone, **quiet)
 
     developing = sections.draws(

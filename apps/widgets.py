@@ -21,7 +21,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from apps import drawing
+from apps import drawing, server
 from apps.i18n import language, say, sentence, t, texts
 from pipelines import registry
 from pipelines.hub import status as availability
@@ -35,6 +35,7 @@ COMPUTE = {
 }  # one queue lane: two cores do not draw two things faster
 QUICK = {**COMPUTE, "trigger_mode": "always_last", "show_progress": "hidden"}  # follows a finger: the newest input wins
 MAX_SEED = 2**32 - 1
+LARGE = 2**20  # bytes of a picture that the page does not carry with it
 
 
 def handler(fn: Callable) -> Callable:
@@ -102,7 +103,7 @@ class Figure(NamedTuple):
     name: str = ""  # of the saved file; without it there is nothing to save
     pixels: bool = False  # show the pixels as squares
     below: str = ""  # HTML below the caption
-    preview: bytes = b""  # what the page shows of a large one
+    preview: bytes = b""  # what the page shows instead, smaller or in a lighter format
 
 
 def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 150, columns: int = 0) -> str:
@@ -123,9 +124,10 @@ def before_after(before: Figure, after: Figure, lang: str) -> str:
     """Two pictures of one size over each other, with a handle to draw one aside."""
     save = _save_link(after, lang)
     label = html.escape(say("shell.compare", lang), quote=True)
+    images = (f'<img src="{data_url(item.preview or item.data)}" alt="">' for item in (before, after))
     return (
-        f'<div class="figures big"><figure><div class="frame aside"><img src="{data_url(before.data)}" alt="">'
-        f'<img src="{data_url(after.preview or after.data)}" alt=""><input type="range" aria-label="{label}" '
+        f'<div class="figures big"><figure><div class="frame aside">{"".join(images)}'
+        f'<input type="range" aria-label="{label}" '
         f"oninput=\"this.parentNode.style.setProperty('--at', this.value + '%')\"></div>{save}"
         f'<figcaption class="ends"><span>{before.caption}</span><span>{after.caption}</span></figcaption>'
         "</figure></div>"
@@ -136,12 +138,13 @@ def _save_link(item: Figure, lang: str) -> str:
     if not item.name:
         return ""
     hint, name = say("shell.save", lang), f"{item.name.replace('/', '_')}.{_kind(item.data)}"
+    link = data_url(item.data) if len(item.data) < LARGE else server.keep(item.data)
     hint, name = html.escape(hint, quote=True), html.escape(name, quote=True)
-    return f'<a class="save" href="{data_url(item.data)}" download="{name}" title="{hint}"></a>'
+    return f'<a class="save" href="{link}" download="{name}" title="{hint}"></a>'
 
 
 def _kind(data: bytes) -> str:
-    return "webp" if data[:4] == b"RIFF" else "png"
+    return {b"RIFF": "webp", b"\xff\xd8\xff\xe0": "jpeg"}.get(data[:4], "png")
 
 
 def _plain(markup: str) -> str:
@@ -152,6 +155,13 @@ def png(picture: Image.Image) -> bytes:
     """A picture of which there is nothing to tell: thumbnails, differences."""
     out = io.BytesIO()
     picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """A photograph as the page shows it: a tenth of a PNG."""
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=92, subsampling=0)
     return out.getvalue()
 
 
@@ -489,4 +499,6 @@ def stops(button: gr.Button, event, line: gr.HTML) -> None:
     def stopped(lang):
         return status(lang, text=say("shell.stopped", lang))
 
-    button.click(handler(stopped), None, line, cancels=[event], queue=False, api_visibility="private")
+    # Afterwards: what the event still says while it is being cancelled would stand there for good.
+    quiet = {"queue": False, "api_visibility": "private"}
+    button.click(None, cancels=[event], **quiet).then(handler(stopped), None, line, **quiet)

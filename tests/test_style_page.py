@@ -1,9 +1,11 @@
 """The style transfer tab in Chromium: what a lecturer clicks, and what a student's phone shows."""
 
+import base64
+
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from visiting import NARROW, changes, picture, says, source
+from visiting import NARROW, changes, says, source
 
 from apps import i18n
 from pipelines import recipe
@@ -75,7 +77,8 @@ def test_sections_open_from_a_link(en, section, at, count):
         page.locator("input[type=number]").filter(visible=True).last.fill("0.3")
         page.locator("input[type=number]").filter(visible=True).last.press("Enter")
         changes(page, f"{at} figure:nth-child(3)", first)
-        assert recipe.read(picture(page, f"{at} figure:nth-child(3)")).settings["noise"] == 0.3
+        saved = page.locator(f"{at} figure:nth-child(3) a.save").get_attribute("href")
+        assert recipe.read(base64.b64decode(saved.partition(",")[2])).settings["noise"] == 0.3
 
 
 def test_a_phone_shows_the_picture_first(visit):
@@ -85,3 +88,18 @@ def test_a_phone_shows_the_picture_first(visit):
     translated(page)
     box = page.locator("#translated .frame").bounding_box()
     assert box["y"] < NARROW["height"] / 2 and box["x"] >= 0 and box["x"] + box["width"] <= NARROW["width"]
+
+
+def test_a_large_picture_shows_progress_and_is_stopped(en, tmp_path):
+    file = tmp_path / "large.jpg"
+    Image.effect_noise((2400, 1600), 60).convert("RGB").save(file)
+    page = en.open("tab=style_transfer&size=0")
+    first = translated(page)
+    page.locator("input[type=file]:not([multiple])").filter(visible=False).last.set_input_files(file)
+    page.locator(".status progress").filter(visible=True).wait_for()
+    page.locator(".wordmark").click()
+    page.keyboard.press("Escape")
+    page.get_by_text(i18n.say("shell.stopped", "en")).filter(visible=True).wait_for()
+    assert translated(page) == first
+    label(page, "style.sizes.s128").click()  # and the app goes on
+    translated(page, first)
