@@ -25,6 +25,7 @@ NVIDIA = (
     "NVIDIA Source Code License (non-commercial)",
     "https://github.com/NVlabs/stylegan2/blob/master/LICENSE.txt",
 )
+CC_BY_SA_4 = ("CC-BY-SA-4.0", "https://creativecommons.org/licenses/by-sa/4.0/")
 CC_BY_SA_3 = ("CC BY-SA 3.0", "https://creativecommons.org/licenses/by-sa/3.0/")  # MNIST's own
 
 
@@ -122,6 +123,7 @@ MODELS = (
     _stylegan2("afhqdog", "ada/afhqdog.pt", 512, 1000, ASK),
     _stylegan2("afhqcat", "ada/afhqcat.pt", 512, 1000, ASK),
     _pair("style-historic", APACHE),
+    _pair("style-monet", CC_BY_SA_4),
     _cyclegan("horse2zebra", horse2zebra=ASK, zebra2horse=ASK),
     _cyclegan("apple2orange", apple2orange="ff989c98f3a077cd11c2623ed8742e2ef147e81d10b4e4c2ee6935796bda957a",
               orange2apple=ASK),
