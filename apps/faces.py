@@ -63,10 +63,10 @@ STEM = "faces"
 SECTIONS = ["person", "walk", "mix", "arithmetic", "directions", "verdict", "own", "learnt", "how"]
 FIRST = "faces-64"
 # Found by looking at faces-64: women - men + tanned men, for example.
-SEED = 13
+SEED = 42
 # fmt: off
-PEOPLE = {"people": "13,26,30,55", "rows": "13,26,62", "columns": "2,55,37,44", "a": "22,26,55", "b": "2,13,30",
-          "c": "16,37,62", "who": "13", "jury": "13,26,30,62", "cast": "13,26,30,0"}
+PEOPLE = {"people": "42,4,30,37", "rows": "42,4,30", "columns": "50,26,37,9", "a": "4,10,23", "b": "12,39,59",
+          "c": "16,31,37", "who": "42", "jury": "13,4,30,50", "cast": "42,4,30,0"}
 # fmt: on
 
 

@@ -44,7 +44,10 @@ def known(model: str) -> registry.Model:
 
 def way(model: str, direction: str, lang: str) -> str:
     """What a direction is called, as "photograph → Monet"."""
-    return texts(lang).get(f"style.direction.{model}_{direction}") or say(f"style.direction.{direction}", lang)
+    return (
+        texts(lang).get(f"style.direction.{model}_{direction}")
+        or f"{model}: {say(f'style.direction.{direction}', lang)}"
+    )
 
 
 def directions(model: registry.Model) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ PICTURES = {
     "mix": ("tab=faces&section=mix&lang=en&__theme=dark", (1280, 1050), "#mixed img"),
     "verdict": ("tab=faces&section=verdict&lang=de&__theme=light", (1280, 900), "#scores img"),
     "faces-phone": ("tab=faces&lang=en&__theme=dark", (390, 1240), "#crowd img"),
+    "historic": ("tab=style_transfer&lang=de&__theme=light", (1280, 900), "#translated img"),
+    "cycle": ("tab=style_transfer&section=cycle&lang=en&__theme=dark", (1280, 1050), "#around img"),
     "plane": ("lang=en&__theme=light", (1280, 1000), "#decoded img"),
     "reconstruct": ("lang=de&section=reconstruct&noise=0.3&__theme=light", (1280, 1000), "#rebuilt img"),
     "compare": ("lang=en&section=compare&__theme=dark", (1280, 1240), ".figures img"),
