@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import pipelines.models.vae
-from pipelines import registry
+from pipelines import recipe, registry
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "pipelines" / "checkpoints"
 FOLDERS = sorted(path for path in CHECKPOINTS.iterdir() if path.is_dir())
@@ -123,3 +123,8 @@ def test_latent_model(folder):
                     x = model.decode(torch.tensor([z], dtype=torch.float32))
                 expected = ((x + 1) * 127.5).flatten().tolist()
                 assert list(tile.get_flattened_data()) == pytest.approx(expected, abs=1.5), where
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if (folder / "first.png").is_file()], ids=name)
+def test_the_first_picture_names_its_model(folder):
+    assert recipe.read(folder / "first.png").model == folder.name

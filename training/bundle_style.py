@@ -3,6 +3,7 @@
     python -m training.bundle_style runs/historic --out pipelines/checkpoints/style-historic --photo astronaut.png
 
 The photo is what the first screen shows translated (`first.png`); its name says which sample of the tab it is.
+Give the pair its line in MODELS of pipelines/registry.py first: the picture names the model that made it.
 """
 
 import argparse
