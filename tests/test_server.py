@@ -228,8 +228,8 @@ def test_what_the_page_does_by_itself_is_not_in_the_api(http_):
     info = http_.get("/gradio_api/info").json()
     assert set(info["named_endpoints"]) == {
         "/decode", "/reconstruct", "/interpolate", "/sample", "/arithmetic", "/autoencode_photo",
-        "/person", "/walk",
-        "/cycle", "/discriminator_map", "/styles", "/translate", "/mix", "/face_arithmetic", "/edit", "/verdict", "/project", "/learnt",
+        "/person", "/walk", "/mix", "/face_arithmetic", "/edit", "/verdict", "/project", "/learnt",
+        "/translate", "/styles", "/cycle", "/discriminator_map",
     }  # fmt: skip
     assert info["unnamed_endpoints"] == {}
 
