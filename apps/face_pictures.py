@@ -32,6 +32,7 @@ from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
 
 STEM = "faces"
+FACES = "faces-64"  # whose people style transfer draws, too
 WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # of the published nets, at 4, 8, ... 1024 px
 SHOWN = 256  # px: smaller faces are enlarged to it before they are saved
 DIRECTIONS, MAX_LAYERS, MAX_STAGES = 8, 18, 12  # sliders; of a net of 1024 px; on the way of any net
@@ -197,18 +198,18 @@ def first(values: dict, lang: str) -> Figure | None:
     picture, recipe = kept
     caption = say("faces.person.caption", lang, seed=recipe.seed)
     item = made(picture, caption, f"{entry.id}_{recipe.seed}", recipe, "person", **asked)
-    return item._replace(below=uses(recipe.seed, USES, lang))
+    return item._replace(below=uses(recipe.seed, USES, lang, entry.id == FACES))
 
 
-def uses(word: int | str, names: Sequence[str], lang: str) -> str:
-    """Buttons that put a person into other inputs of the tab."""
+def uses(word: int | str, names: Sequence[str], lang: str, photographed: bool = False) -> str:
+    """Buttons that put a person into other inputs of the tab; for those of FACES a link to their photograph of 1890."""
     buttons = (
         f'<button type="button" data-use="{name}" data-word="{word}" title="{say(f"faces.use.{name}_title", lang)}">'
         f"{say(f'faces.use.{name}', lang)}</button>"
         for name in names
     )
     link = ""
-    if isinstance(word, int):  # the other tab draws people from their numbers
+    if photographed:  # the other tab draws the same person from the number
         title = say("faces.use.historic_title", lang)
         link = (
             f'<a href="?tab=style_transfer&amp;sample=person&amp;person={word}&amp;size=128" title="{title}">1890</a>'
@@ -230,7 +231,8 @@ def person(load, model, domain, psi, cutoff, seed, count, noise, fast, lang) -> 
         item = scene.made(
             picture, say("faces.person.caption", lang, seed=one.seed), str(one.seed), one, "person", **how
         )
-        items.append(item._replace(below=uses(one.seed, ("seed", *USES) if count > 1 else USES, lang)))
+        names = ("seed", *USES) if count > 1 else USES
+        items.append(item._replace(below=uses(one.seed, names, lang, (model, scene.domain) == (FACES, DOMAINS[0]))))
     return Result(items)
 
 

@@ -9,22 +9,22 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from apps.face_pictures import FACES
 from apps.i18n import say, texts
 from apps.photos import OWN, PHOTOS, chosen
 from apps.widgets import Figure, Result, decimal, jpeg, png
 from pipelines import registry, style_space
 from pipelines.hub import status as availability
-from pipelines.problems import choice, number, whole
+from pipelines.problems import choice, number
 from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
-from pipelines.style_space import DIRECTIONS, HIDDEN, SIZES, STRENGTH, TONE
+from pipelines.style_space import DIRECTIONS, HIDDEN, OTHER, SIZES, STRENGTH, TONE
 
 STEM = "style_transfer"
-PERSON, FACES = "person", "faces-64"
+PERSON = "person"
 SAMPLES = (*PHOTOS, PERSON, OWN)
 PREVIEW = 1024  # px: larger ones are shown smaller, and results saved whole
 IN_A_ROW = 256  # px, where all styles stand side by side
-OTHER = {"AtoB": "BtoA", "BtoA": "AtoB"}
 # What the bundled models get wrong, found by looking: model, direction, sample; why stands in the locales.
 FAILURES = (
     ("style-historic", "AtoB", "astronaut"),
@@ -72,12 +72,8 @@ class Scene(NamedTuple):
         cls, load: Callable, model: str, direction: str, picture, sample: str, person: int, face: bool, size: int
     ) -> "Scene":
         entry = known(model)
-        size = whole(
-            "size", int(size) if size in map(str, SIZES) else size, 0, max(SIZES)
-        )  # the API's choices are text
-        choice("size", str(size), tuple(map(str, SIZES)))
+        size = int(size) if size in map(str, SIZES) else size  # the API's choices are text
         pipeline = load(entry.id)
-        choice("direction", direction, pipeline.directions)
         inputs = {"direction": direction, "sample": OWN if picture else sample, "face": bool(face), "size": size}
         if sample == PERSON and not picture:
             inputs["person"] = checked_seed(person)
@@ -178,8 +174,8 @@ def cycle(load, model, direction, picture, sample, person, face, size, hidden, l
     """There and back: x, G(x), F(G(x)) and what differs; then from the other side, starting with G(x)."""
     scene = Scene.of(load, model, direction, picture, sample, person, face, size)
     hidden = number("noise", hidden, *HIDDEN)
-    other = OTHER[direction]
     out = scene.pipeline.cycle(scene.image, direction, scene.size, noise=hidden, on_step=on_step)
+    other = OTHER[direction]
     home = scene.pipeline.cycle(out.there, other, scene.size, noise=hidden, on_step=on_step)
     items = []
     for at, trip in ((direction, out), (other, home)):

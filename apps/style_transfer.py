@@ -129,6 +129,15 @@ def build(load: Callable) -> Tab:
             patience=0.5,
         )
 
+    def at_first(values, lang):
+        """What can be shown before the model is there."""
+        first = compute.first(values, lang)
+        return before_after(*first, lang) if first else loading_text(lang=lang)
+
+    def meanwhile(model, direction, own, sample, person, face, size, strength, tone, lang):
+        asked = {"direction": direction, "sample": sample, "face": face, "size": size}
+        return at_first({"model": model, **asked, "strength": strength, "tone": tone}, lang)
+
     def in_a_row(model, own, sample, person, face, lang):
         made = compute.styles(load, own if sample == OWN else None, sample, person, face, lang)
         return figures(made.figures, lang, least=170)
@@ -166,7 +175,12 @@ def build(load: Callable) -> Tab:
     sample.change(lambda name: gr.update(visible=name == PERSON), sample, someone, **quiet)
 
     developing = sections.draws(
-        "picture", developed, [strength.change, tone.change], [*look, strength, tone], [result, line]
+        "picture",
+        developed,
+        [strength.change, tone.change],
+        [*look, strength, tone],
+        [result, line],
+        meanwhile=meanwhile,
     )
     stops(stop, developing, line)
     sections.draws("styles", in_a_row, [], [model, *photo], [row])
@@ -191,12 +205,11 @@ def build(load: Callable) -> Tab:
 
     def welcome(values, lang):
         """What the tab shows before anything is computed, in the person's language."""
-        first = compute.first(values, lang)
         return [
             Dropdown(choices=model_choices(STEM, "cyclegan", lang), value=values["model"]),
             ways(values["model"], values["direction"], lang),
             about(values["model"], lang),
-            before_after(*first, lang) if first else loading_text(lang=lang),
+            at_first(values, lang),
             gr.update(visible=values["sample"] == PERSON),
         ]
 

@@ -3,6 +3,7 @@
 from .recipe import first as first
 from .registry import DIRECTIONS as DIRECTIONS
 
+OTHER = dict(zip(DIRECTIONS, DIRECTIONS[::-1], strict=True))  # the way back
 STRENGTH = (0.0, 1.5)  # 0 the picture itself, 1 what the net makes of it, beyond: exaggerated
 TONE = (0.0, 1.5)  # how much of the change of colour and light across the picture, 1: all
 HIDDEN = (0.0, 0.5)  # standard deviation of the noise on the way back, pixels in [-1, 1]

@@ -19,7 +19,7 @@ from .models.cyclegan import Discriminator, Generator
 from .problems import Problem, choice, number, whole
 from .recipe import Recipe
 from .registry import Model, revision
-from .style_space import DIRECTIONS, HIDDEN, LEAST, SIZES, STRENGTH, TONE, work_size
+from .style_space import DIRECTIONS, HIDDEN, LEAST, OTHER, SIZES, STRENGTH, TONE, work_size
 from .style_weights import from_hub
 from .weights import from_folder
 
@@ -136,7 +136,7 @@ class StyleTransferPipeline(DiffusionPipeline):
         noise = number("noise", noise, *HIDDEN)
         if len(self.directions) < 2:
             raise Problem("one_direction", model=self.model.id)
-        there, (back,) = self._net(direction), (self._net(other) for other in DIRECTIONS if other != direction)
+        there, back = self._net(direction), self._net(OTHER[direction])
         before = self.work(image, size)
         x = runtime.to_tensor(before)
         y = draw(there, x, part(on_step, 0, 2))
@@ -155,7 +155,7 @@ class StyleTransferPipeline(DiffusionPipeline):
         A side below LEAST_SEEN is stretched for it.
         """
         net = self._net(direction)
-        if direction not in self._discriminators:
+        if not self.has_discriminator(direction):
             raise Problem("no_discriminator", model=self.model.id)
         before = self.work(image, size)
         x = runtime.to_tensor(before)

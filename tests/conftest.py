@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
@@ -142,6 +143,19 @@ def ask(app):
         return event, data if event == "complete" else (data or {}).get("error")
 
     return ask
+
+
+@contextmanager
+def models_apart():
+    """Models that are registered and loaded meanwhile are forgotten afterwards."""
+    import pipelines
+    from pipelines import registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_own", {})
+        patch.setattr(pipelines, "_loaded", {})
+        patch.setattr(pipelines, "_memory", {})
+        yield
 
 
 def opened(app, file, stem: str) -> dict:

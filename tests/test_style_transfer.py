@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import models_apart
 from PIL import Image
 
 import pipelines
@@ -70,10 +71,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_own", {})
-        patch.setattr(pipelines, "_loaded", {})
-        patch.setattr(pipelines, "_memory", {})
+    with models_apart():
         yield pipelines.load(folder)
 
 
