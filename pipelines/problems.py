@@ -9,6 +9,7 @@ SENTENCES = {
     "out_of_range": "{name} is {value}; it must lie between {low} and {high}.",
     "missing": "{name} is missing.",
     "not_a_number": "{name} is {value}, which is not a number.",
+    "not_text": "{name} is {value}, which is not a text.",
     "not_whole": "{name} is {value}; it must be a whole number between {low} and {high}.",
     "too_long": "{name} has {length} characters; at most {most} are read.",
     "unknown_setting": "{name} is not a setting of this tab.",
@@ -68,6 +69,8 @@ SENTENCES = {
     # style transfer
     "no_direction": "{model} knows the other direction only; switch the direction or pick another model.",
     "one_direction": "There and back takes both directions, and {model} has only one; pick another model.",
+    # text to image
+    "unknown_pipeline": "{model} is a {value}, which this app cannot drive; pick another model.",
     # one's own face
     "no_face": "No face was found in this picture; take one in which a face looks into the camera in good light.",
     "several_faces": "There are {count} faces in this picture; cut out the one that is meant.",

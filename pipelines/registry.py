@@ -85,6 +85,7 @@ def _cyclegan(id: str, **files: str) -> Model:
     return Model(id, "style_transfer", "cyclegan", source, *BSD_2, 2017, revision, **more)
 
 
+INDEX = "model_index.json"  # of a pipeline of diffusers: the class of each of its parts
 ASK = ""  # instead of a sha256 that is not known here: the file stays closed until the person gives one, see checksums
 WEIGHTS, TAEF2 = "diffusion_pytorch_model.safetensors", "taef2.safetensors"
 # fmt: off
@@ -138,6 +139,7 @@ TAEF2_FILES = {
     "taef2_decoder.pth": "0a44a31e1ae59eb9dbf9359d24942fd3ef5928162c1800d97a28c61d51be0ab5",
 }
 # A folder that diffusers wrote says by its class which tab it belongs to.
+PIPELINES = {"StableDiffusionPipeline": "diffusion", "FluxPipeline": "flow"}
 CLASSES = {"AutoencoderKL": ("vae_playground", "photo"), "AutoencoderTiny": ("vae_playground", "photo")}
 # Kinds of nets that other parts use by themselves: nobody picks them.
 HELPERS = ("alignment",)
@@ -198,6 +200,8 @@ def register_folder(path: str | Path) -> Model:
         tab, kind, weights, (licence, _), year = "vae_playground", "photo", TAEF2_FILES, MIT, 2025
     elif (name := class_name(path)) in CLASSES:
         tab, kind = CLASSES[name]
+    elif (name := class_name(path, INDEX)) in PIPELINES:
+        tab, kind = "text_to_image", PIPELINES[name]
     else:
         raise Problem("folder_unknown", folder=path.name)
     if not weights:
@@ -233,9 +237,11 @@ def revision(model: Model) -> str:
 
 
 def _weights(path: Path) -> list[str]:
-    """The files with weights in a model's folder; those of a pair lie in the folders of its directions."""
-    pairs = ("", *(f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")))
-    files = [file for folder in pairs for file in sorted((path / folder).glob("*"))]
+    """The files with weights in a model's folder; those of a pair lie in the folders of its directions, those of a
+    pipeline in the folders of its parts."""
+    pairs = [f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")]
+    parts = sorted(file.parent.name for file in path.glob("*/config.json")) if (path / INDEX).is_file() else []
+    files = [file for folder in ("", *pairs, *parts) for file in sorted((path / folder).glob("*"))]
     return [file.relative_to(path).as_posix() for file in files if file.suffix in (".safetensors", ".pth")]
 
 
@@ -276,10 +282,10 @@ def _training(path: Path) -> tuple[str, str, str, int | None, dict]:
     return tab, kind, licence, year, defaults
 
 
-def class_name(path: Path) -> str | None:
-    """Which class of diffusers a folder was written by, according to its config.json."""
+def class_name(path: Path, file: str = "config.json") -> str | None:
+    """Which class of diffusers a folder was written by, according to that file."""
     try:
-        name = _json(path / "config.json", path.name, "config.json").get("_class_name")
+        name = _json(path / file, path.name, file).get("_class_name")
     except Problem:
         return None
     return name if isinstance(name, str) else None

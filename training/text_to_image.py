@@ -165,7 +165,8 @@ class Painter(torch.nn.Module):
 class Diffusion(Painter):
     """Stable Diffusion (Rombach et al. 2022)."""
 
-    call = {"num_inference_steps": 20, "guidance_scale": 4.0}
+    defaults = {"steps": 20, "guidance": 4.0}
+    call = {"num_inference_steps": defaults["steps"], "guidance_scale": defaults["guidance"]}
 
     def __init__(self, config: Config, latents: Latents, texts: list[str], known: dict):
         super().__init__(config, latents, texts, known)
@@ -206,8 +207,9 @@ class Flow(Painter):
 
     def __init__(self, config: Config, latents: Latents, texts: list[str], known: dict):
         super().__init__(config, latents, texts, known)
+        self.defaults = {"steps": 8, "guidance": 3.0}
         self.call = {  # FluxPipeline's own sizes are those of the large model
-            "num_inference_steps": 8, "true_cfg_scale": 3.0, "negative_prompt": "", "height": SIZE, "width": SIZE,
+            "num_inference_steps": self.defaults["steps"], "true_cfg_scale": self.defaults["guidance"], "negative_prompt": "", "height": SIZE, "width": SIZE,
             "max_sequence_length": config.length,
         }  # fmt: skip
         self.tokenizer_2 = words.t5_tokenizer(texts, config.length)
@@ -328,7 +330,7 @@ def describe(config: Config, painter: Painter, digest: str, figures: dict) -> di
         "summary": f"Draws scenes of {SIZE} px from English or German words, by {how}: the architecture of {name}, "
         "small enough to be watched from the inside. words.json lists what it knows.",
         "use": f'DiffusionPipeline.from_pretrained("{id}")("frog with melon hat", {arguments}).images[0]  # diffusers',
-        "defaults": painter.call,
+        "defaults": {**painter.defaults, "size": SIZE},
         "autoencoder": digest,
         "data": {
             "name": "scenes composed of emoji",
