@@ -19,7 +19,7 @@ from pipelines import recipe
 from pipelines.problems import Problem, choice
 
 # The order on the page; each is a module of apps with build(load) -> links.Tab.
-TABS = ("faces", "style_transfer", "vae_playground")
+TABS = ("faces", "style_transfer", "vae_playground", "text_to_image")
 MAX_QR = 1800  # characters; beyond that the squares are too small for the last row
 
 
@@ -68,7 +68,7 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
                 if found.seed is not None:
                     values["seed"] = found.seed
                 query = tab.query(values)
-                if wrong := tab.read(dict(parse_qsl(query)))[1]:
+                if wrong := tab.read(dict(parse_qsl(query, keep_blank_values=True)))[1]:
                     raise wrong[0]
                 return {"query": f"?{query}"}
             except Problem as problem:

@@ -381,7 +381,7 @@ class Picker(gr.HTML):
 
     def __init__(self, value: str = "", **kwargs):
         super().__init__(
-            value, html_template="", js_on_load="trugbild.picker(props, trigger)", apply_default_css=False, **kwargs
+            value, html_template="", js_on_load="trugbild.picker(element, props, trigger)", apply_default_css=False, **kwargs
         )
 
 

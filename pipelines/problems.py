@@ -70,6 +70,8 @@ SENTENCES = {
     "no_direction": "{model} knows the other direction only; switch the direction or pick another model.",
     "one_direction": "There and back takes both directions, and {model} has only one; pick another model.",
     # text to image
+    "axis_length": "{name} has {value} values; 1 to {most} are possible.",
+    "too_many_cells": "The grid would have {value} pictures; at most {most} are possible, so strike out some values.",
     "unknown_pipeline": "{model} is a {value}, which this app cannot drive; pick another model.",
     # one's own face
     "no_face": "No face was found in this picture; take one in which a face looks into the camera in good light.",

@@ -17,7 +17,7 @@ from diffusers.utils import logging
 from PIL import Image, ImageOps
 
 from . import runtime
-from .problems import Problem, choice, number, seed, whole
+from .problems import Problem, choice, number, whole
 from .recipe import Recipe
 from .registry import Model, revision
 from .text_families import FAMILIES, Level, level, predicted

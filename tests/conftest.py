@@ -163,7 +163,7 @@ def opened(app, file, stem: str) -> dict:
     data = "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
     answer = app.header.open_picture({"data": data})
     assert "problem" not in answer, answer
-    values, problems = app.tabs[stem].read(dict(parse_qsl(answer["query"].removeprefix("?"))))
+    values, problems = app.tabs[stem].read(dict(parse_qsl(answer["query"].removeprefix("?"), keep_blank_values=True)))
     assert problems == []
     return values
 

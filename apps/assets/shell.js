@@ -499,11 +499,11 @@ Object.assign(window.trugbild, (() => {
     show();
   }
 
-  function picker(props, trigger) {  // one a page: any picture with a button `data-use` can be used elsewhere
+  function picker(element, props, trigger) {  // one a tab: any picture with a button `data-use` can be used elsewhere
     let n = 0;
     document.addEventListener("click", (event) => {
       const button = event.target.closest?.("[data-use]");
-      if (!button) return;
+      if (!button || !element.closest(".tabitem")?.contains(button)) return;
       props.value = `${button.dataset.use}:${n += 1}:${button.dataset.word}`;
       trigger("input");
       button.classList.add("done");
@@ -521,5 +521,46 @@ Object.assign(window.trugbild, (() => {
     });
   }
 
-  return {changed, section, redraw, run, select, opened, header, notice, plane, examples, people, picker, picked, quiz, anybody};
+  function asked(pick, names, values) {  // "use:n:{...}" -> the values, those that the button names instead of the old
+    const [use, , ...word] = pick.split(":"), said = JSON.parse(word.join(":"));
+    if (use === "word") said.prompt = `${values[names.indexOf("prompt")].trim()} ${said.prompt}`.trim();
+    return names.map((name, i) => said[name] ?? values[i]);
+  }
+
+  // Pictures of this visit, newest first; they stay in this browser tab, which forgets them when it is closed.
+  function visit(element) {
+    const box = $(".visit", element), most = 24, shelf = "trugbild-visit";
+    let kept = [];
+    try { kept = JSON.parse(sessionStorage.getItem(shelf)) ?? []; } catch { /* nothing kept */ }
+    function show() {
+      box.replaceChildren(...kept.map(({keep, src, name}) => {
+        const figure = document.createElement("figure"), button = document.createElement("button"), img = document.createElement("img");
+        const save = document.createElement("a");
+        Object.assign(button, {type: "button", title: keep.prompt});
+        Object.assign(button.dataset, {use: "set", word: JSON.stringify(keep)});
+        Object.assign(img, {src, alt: keep.prompt});
+        Object.assign(save, {className: "save", href: src, download: name, title: words.save});
+        button.append(img);
+        figure.append(button, save);
+        return figure;
+      }));
+    }
+    function collect() {
+      const before = kept.length ? JSON.stringify(kept[0].keep) : "";
+      for (const node of document.querySelectorAll("#drawn [data-keep]")) {
+        const save = $("a.save", node.closest("figure")), text = node.dataset.keep;
+        if (!save || !save.href.startsWith("data:")) continue;
+        const keep = JSON.parse(text);
+        kept = [{keep, src: save.href, name: save.download}, ...kept.filter((k) => JSON.stringify(k.keep) !== JSON.stringify(keep))].slice(0, most);
+      }
+      if (kept.length && JSON.stringify(kept[0].keep) === before) return;
+      show();
+      try { sessionStorage.setItem(shelf, JSON.stringify(kept)); } catch { /* full: they stay until the page goes */ }
+    }
+    new MutationObserver(collect).observe($("#drawn"), {childList: true, subtree: true});
+    show();
+    collect();
+  }
+
+  return {changed, section, redraw, run, select, opened, header, notice, plane, examples, people, picker, picked, asked, visit, quiz, anybody};
 })());

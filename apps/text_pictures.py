@@ -1,0 +1,334 @@
+"""What the text-to-image tab computes: pictures with their recipes. `load(model_id)` gives the pipeline."""
+
+import html
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from apps.i18n import say
+from apps.widgets import Figure, Result, data_url, decimal, jpeg
+from pipelines import recipe as recipes
+from pipelines import registry, text_words
+from pipelines.problems import Problem, choice, number, whole
+from pipelines.problems import seed as checked_seed
+from pipelines.recipe import Recipe, save
+from pipelines.text_space import GUIDANCE, LONGEST_PROMPT, SAMPLERS, STEPS
+
+STEM = "text_to_image"
+NUMBER = (1, 8)  # of pictures at once
+AXES = ("seed", "steps", "guidance", "sampler", "model", "prompt")
+LONGEST_AXIS, CELLS = 8, 36
+SHOWN = 512  # px: larger pictures are shown smaller
+NOTHING = "-"  # instead of a second axis
+VALUES = {  # what an axis holds until something else is written
+    "seed": "1, 2, 3, 4",
+    "steps": "1, 2, 4, 8, 20",
+    "guidance": "1, 2, 4, 8",
+    "sampler": "DDIM, DPM++ 2M, Euler",
+    "model": "emoji-sd, emoji-flux",
+    "prompt": "frog with melon hat | cat with top hat",
+}
+
+
+def known(model: str) -> registry.Model:
+    """A model of the tab by its id; a stranger may not name folders of this machine."""
+    choice("model", model, [entry.id for entry in registry.models(STEM)])
+    return registry.get(model)
+
+
+def sampler_names(model: registry.Model) -> tuple[str, ...]:
+    return SAMPLERS[model.kind]
+
+
+class Asked(NamedTuple):
+    """What is to be drawn: the inputs of the tab as the link has them, checked as far as the model is not needed."""
+
+    model: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    sampler: str
+
+    @classmethod
+    def of(cls, model, prompt, negative_prompt, seed, steps, guidance, sampler) -> "Asked":
+        names = sampler_names(known(model))
+        return cls(
+            model,
+            text("prompt", prompt),
+            text("negative_prompt", negative_prompt),
+            checked_seed(seed),
+            whole("steps", steps, *STEPS),
+            number("guidance", guidance, *GUIDANCE),
+            choice("sampler", sampler or names[0], names),
+        )
+
+    def settings(self) -> dict:
+        """As a recipe and the link name them; model and seed have places of their own in a recipe."""
+        return {name: value for name, value in self._asdict().items() if name not in ("model", "seed")}
+
+    def draw(self, load: Callable, on_step=None) -> tuple[Image.Image, Recipe]:
+        settings = self._asdict()
+        return load(settings.pop("model")).draw(**settings, on_step=on_step)
+
+    def made(self, picture: Image.Image, recipe: Recipe, caption: str, section: str, below: str = "", **inputs):
+        """A picture that can be saved: with a recipe, which names the inputs as the link does."""
+        recipe = replace(recipe, settings={"section": section, **self.settings(), **inputs})
+        return Figure(
+            save(picture, recipe),
+            caption,
+            f"{self.model}_{self.seed}_{section}",
+            preview=jpeg(small(picture)),
+            below=below,
+        )
+
+
+def text(name: str, value: object) -> str:
+    """A prompt. Raises Problem: not_text, too_long."""
+    if not isinstance(value, str):
+        raise Problem("not_text", name=name, value=value)
+    if len(value) > LONGEST_PROMPT:
+        raise Problem("too_long", name=name, length=len(value), most=LONGEST_PROMPT)
+    return value
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """A picture as the page shows it."""
+    if max(picture.size) <= SHOWN:
+        return picture
+    picture = picture.copy()
+    picture.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+    return picture
+
+
+# ---- pictures
+
+
+def draw(load, model, prompt, negative_prompt, seed, steps, guidance, sampler, number, lang, on_step=None) -> Result:
+    """Pictures from words: as many as asked for, each with the seed after the one before."""
+    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    items = []
+    for i in range(n := whole("number", number, *NUMBER)):
+        one = asked._replace(seed=(asked.seed + i) % 2**32)
+
+        def report(step, total, preview, i=i):
+            shown = (*items, Figure(jpeg(small(preview)), "", below=actions(None, lang))) if preview else None
+            on_step(i * total + step, n * total, shown and pad(shown, n, lang))
+
+        picture, recipe = one.draw(load, on_step and report)
+        caption = say("text.picture.seed", lang, seed=one.seed)
+        items.append(one.made(picture, recipe, caption, "picture", actions(one, lang)))
+    return Result(items, {"seeds": [(asked.seed + i) % 2**32 for i in range(n)]})
+
+
+def pad(items, n: int, lang: str) -> list[Figure]:
+    """Places for those that are still to come, so that nothing moves."""
+    blank = Figure(jpeg(Image.new("RGB", (8, 8), "#8884")), "&nbsp;", below=actions(None, lang))
+    return [item._replace(caption=item.caption or "&nbsp;") for item in (*items, *[blank] * (n - len(items)))]
+
+
+def button(use: str, values: dict, inner: str, title: str = "") -> str:
+    """HTML around `inner`; `trugbild.asked` in shell.js puts the values into the tab's inputs and opens the section."""
+    word = html.escape(json.dumps(values, ensure_ascii=False), quote=True)
+    title = f' title="{html.escape(title, quote=True)}"' if title else ""
+    return f'<button type="button" data-use="{use}" data-word="{word}"{title}>{inner}</button>'
+
+
+def actions(asked: Asked | None, lang: str) -> str:
+    """What one can do with a picture; the same room where there is nothing to do yet."""
+    if asked is None:
+        return '<div class="uses" style="visibility:hidden"><button type="button">&nbsp;</button></div>'
+    every = asked._asdict()
+    keep = html.escape(json.dumps(every, ensure_ascii=False), quote=True)
+    buttons = (
+        button(
+            "set", {"seed": asked.seed}, say("text.picture.same_seed", lang), say("text.picture.same_seed_title", lang)
+        ),
+        button("steps", every, say("text.steps.tab", lang)),
+        button("noise", {**every, "photo": "drawn"}, say("text.picture.use_noise", lang)),
+    )
+    return f'<div class="uses" data-keep="{keep}">{"".join(buttons)}</div>'
+
+
+def first(values: dict, lang: str) -> list[Figure] | None:
+    """The picture that lies beside the model, if that is what the link asks for: needs no torch."""
+    entry = known(values["model"])
+    kept = recipes.first(entry.path) if entry.path else None
+    if not kept or values["number"] != 1:
+        return None
+    picture, recipe = kept
+    try:
+        asked = Asked.of(*(values[name] for name in Asked._fields))
+    except Problem:
+        return None
+    if recipe.seed != asked.seed or any(recipe.settings.get(name) != value for name, value in asked.settings().items()):
+        return None
+    return [
+        asked.made(picture, recipe, say("text.picture.seed", lang, seed=asked.seed), "picture", actions(asked, lang))
+    ]
+
+
+# ---- words
+
+
+def notes(model: str, prompt: str, lang: str) -> list[str]:
+    """What a person should know about how the model reads this prompt; HTML."""
+    entry = known(model)
+    if not prompt.strip():
+        return [say("text.note.empty", lang)]
+    if not (words := text_words.words(entry)):
+        return []
+    reading, said = text_words.read(prompt, words, lang), []
+    for word, nearest in reading.unknown[:4]:
+        word = html.escape(word if len(word) <= 30 else word[:29] + "…")
+        key = "text.note.unknown_nearest" if nearest else "text.note.unknown"
+        said.append(say(key, lang, word=word, nearest=html.escape(nearest)))
+    if more := len(reading.unknown) - 4:
+        said += [say("text.note.more", lang, n=more)] if more > 0 else []
+    if not reading.known:
+        said.append(say("text.note.nothing", lang))
+    if reading.unseen:
+        said.append(say("text.note.unseen", lang, n=reading.unseen))
+    return said
+
+
+def word_list(model: str, lang: str) -> str:
+    """Everything that a small model was taught, to click on; HTML."""
+    words = text_words.words(known(model))
+    if not words:
+        return f"<p>{say('text.words.language', lang)}</p>"
+    parts = []
+    for kind in ("objects", "hats", "backgrounds", "styles"):
+        names = sorted((entry[lang] for entry in getattr(words, kind).values()), key=str.lower)
+        chips = "".join(button("word", {"prompt": name}, name) for name in names)
+        parts.append(
+            f'<div class="title">{say(f"text.words.{kind}", lang)} ({len(names)})</div><div class="uses">{chips}</div>'
+        )
+    return "".join(parts)
+
+
+# ---- grid
+
+
+def axis(name: str, values: object) -> list:
+    """Values of a setting as people list them: with commas between, prompts with |. Raises Problem."""
+    choice("axis", name, AXES)
+    if not isinstance(values, str):
+        raise Problem("not_text", name="values", value=values)
+    parts = [part.strip() for part in values.split("|" if name == "prompt" else ",") if part.strip()]
+    if not 0 < len(parts) <= LONGEST_AXIS:
+        raise Problem("axis_length", name=name, value=len(parts), most=LONGEST_AXIS)
+    return [_numeric(name, part) if name in ("seed", "steps", "guidance") else part for part in parts]
+
+
+def _numeric(name: str, part: str) -> float:
+    try:
+        return float(part) if name == "guidance" else int(part)
+    except ValueError:
+        raise Problem("not_a_number", name=name, value=part) from None
+
+
+class Grid(NamedTuple):
+    """Pictures over one or two settings."""
+
+    x: str
+    y: str  # NOTHING where there is one axis only
+    across: list
+    down: list
+    cells: dict  # (row, column) -> what was asked, its picture; those that are finished
+
+    def html(self, lang: str) -> str:
+        head = "".join(f"<th>{html.escape(label(self.x, value, lang))}</th>" for value in self.across)
+        rows = []
+        for i, value in enumerate(self.down):
+            side = f"<th>{html.escape(label(self.y, value, lang))}</th>" if self.y != NOTHING else ""
+            rows.append(f"<tr>{side}{''.join(self._cell(i, j) for j in range(len(self.across)))}</tr>")
+        corner = "<td></td>" if self.y != NOTHING else ""
+        return f'<div class="xy"><table><tr>{corner}{head}</tr>{"".join(rows)}</table></div>'
+
+    def _cell(self, i: int, j: int) -> str:
+        if (i, j) not in self.cells:
+            return '<td><div class="frame"></div></td>'
+        asked, picture = self.cells[i, j]
+        image = f'<img src="{data_url(jpeg(small(picture)))}" alt="">'
+        return f"<td>{button('picture', asked._asdict(), image)}</td>"
+
+    def sheet(self, lang: str) -> Image.Image:
+        """One picture of all of them, with the labels."""
+        side = max(picture.width for _, picture in self.cells.values())
+        font = ImageFont.load_default(max(12, side // 9))
+        heads = [wrapped(label(self.x, value, lang), font, side) for value in self.across]
+        sides = [wrapped(label(self.y, value, lang), font, side) for value in self.down] if self.y != NOTHING else []
+        gap, tall = side // 16, max(font.size * 1.3 * (1 + text.count("\n")) for text in [*heads, *sides])
+        top, left = round(tall) + gap, (side + gap) if sides else 0
+        size = left + len(self.across) * (side + gap), top + len(self.down) * (side + gap)
+        page = Image.new("RGB", size, "white")
+        pen = ImageDraw.Draw(page)
+        for j, head in enumerate(heads):
+            at = (left + j * (side + gap) + side / 2, top - gap / 2)
+            pen.multiline_text(at, head, "black", font, "md", align="center")
+        for i, text in enumerate(sides):
+            pen.multiline_text(
+                (left - gap, top + i * (side + gap) + side / 2), text, "black", font, "rm", align="right"
+            )
+        for (i, j), (_, picture) in self.cells.items():
+            page.paste(picture.resize((side, side)), (left + j * (side + gap), top + i * (side + gap)))
+        return page
+
+
+def label(name: str, value: object, lang: str) -> str:
+    """How a grid calls a value: "Steps 8"; names and prompts speak for themselves."""
+    if name in ("model", "sampler", "prompt"):
+        return str(value)
+    return f"{say(f'text.axis.{name}', lang)} {decimal(value, lang, 0 if float(value).is_integer() else 1)}"
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A label in lines no longer than that many pixels, three at most."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= width or not lines[-1] else [*lines, word]
+    return "\n".join(lines[:3])
+
+
+def grid(load, model, prompt, negative_prompt, seed, steps, guidance, sampler, x, xs, y, ys, lang) -> Result:
+    """Pictures over one or two settings: every combination of their values, the other settings as they are."""
+    return crossed(load, model, prompt, negative_prompt, seed, steps, guidance, sampler, x, xs, y, ys, lang)[1]
+
+
+def crossed(
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, x, xs, y, ys, lang, on_step=None
+) -> tuple[Grid, Result]:
+    """The same, one by one: on_step(i, n, Grid so far)."""
+    base = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    across, down = axis(x, xs), [None] if y == NOTHING else axis(y, ys)
+    if x == y:
+        raise Problem("same_axis", axis=x)
+    if (n := len(across) * len(down)) > CELLS:
+        raise Problem("too_many_cells", value=n, most=CELLS)
+    made = Grid(x, y, across, down, {})
+    places = [(i, j) for i in range(len(down)) for j in range(len(across))]
+    asked = [
+        _with(base, {x: across[j], **({y: down[i]} if y != NOTHING else {})}) for i, j in places
+    ]  # before any work
+    for k, (place, one) in enumerate(zip(places, asked, strict=True)):
+        made.cells[place] = one, one.draw(load)[0]
+        if on_step:
+            on_step(k + 1, n, made)
+    recipe = Recipe.make(STEM, model, registry.revision(known(model)), "grid", {}, base.seed)
+    more = {"x": x, "xs": xs, "y": y, "ys": ys}
+    sheet = base.made(made.sheet(lang), recipe, say("text.grid.sheet", lang), "grid", **more)
+    return made, Result([sheet], {"pictures": n})
+
+
+def _with(base: Asked, changes: dict) -> Asked:
+    """The settings with others in place of some; a sampler that another model lacks gives way to that model's own."""
+    if "model" in changes and "sampler" not in changes:
+        entry = known(changes["model"])
+        changes = {**changes, "sampler": base.sampler if base.sampler in sampler_names(entry) else ""}
+    return Asked.of(**{**base._asdict(), **changes})

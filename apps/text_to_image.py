@@ -1,0 +1,249 @@
+"""Text to image: pictures from words, and how they come about. `python apps/text_to_image.py` shows the tab alone."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import functools
+import json
+from collections.abc import Callable
+
+import gradio as gr
+
+try:
+    from apps import text_inside
+except ImportError:
+    text_inside = None
+try:
+    from apps import text_paths
+except ImportError:
+    text_paths = None
+from apps import text_pictures as compute
+from apps.i18n import say, t
+from apps.links import Choice, Param, Tab, Text
+from apps.links import Number as Range
+from apps.sections import PRIVATE, Sections, loading_text
+from apps.text_pictures import AXES, NOTHING, NUMBER, VALUES
+from apps.widgets import (
+    MAX_SEED,
+    Dropdown,
+    Picker,
+    Slider,
+    about,
+    endpoint,
+    explained,
+    figures,
+    handler,
+    live,
+    model_choices,
+    run_row,
+    seed_row,
+    stops,
+)
+from pipelines import registry
+from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, STEPS
+
+STEM = "text_to_image"
+SECTIONS = ["picture", "grid", "steps", "words", "noise", "paths", "how"]
+FIRST, PROMPT, SEED = "emoji-sd", "frog with melon hat", 1
+CHIPS = 6  # example prompts, text.chips.n
+
+
+def build(load: Callable) -> Tab:
+    """The tab. `load(model_id)` gives the pipeline; nothing is loaded until something is to be computed."""
+    # ---- layout
+
+    with gr.Column():
+        gr.Markdown(t("text.intro"), elem_classes="intro")
+        with gr.Row(equal_height=True):
+            prompt = gr.Textbox(
+                PROMPT, label=t("text.prompt"), lines=2, max_lines=5, scale=5, min_width=280, elem_id="prompt"
+            )
+            with gr.Column(scale=1, min_width=200):
+                run, stop = run_row(t("text.draw"))
+        chips, note = gr.HTML(elem_id="chips"), gr.HTML(elem_id="prompt-note")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=280, elem_classes="later"):
+                model = Dropdown(label=t("text.model"), value=FIRST, choices=[FIRST], filterable=False)
+                seed, _ = seed_row(SEED)
+                steps = Slider(*STEPS, 20, step=1, label=t("text.steps_label"))
+                guidance = Slider(*GUIDANCE, 4, step=0.5, label=t("text.guidance"))
+                negative = gr.Textbox(label=t("text.negative"), lines=1, max_lines=3, elem_classes="controls")
+                sampler = Dropdown(
+                    label=t("text.sampler"), value="", choices=[""], filterable=False, elem_classes="controls"
+                )
+                number = Slider(*NUMBER, 1, step=1, label=t("text.number"), elem_classes="controls")
+                with gr.Accordion(t("text.words_known"), open=False):
+                    vocabulary = gr.HTML(elem_id="vocabulary")
+                with gr.Accordion(t("shell.about_model"), open=False):
+                    card = gr.HTML()
+            with gr.Column(scale=6, min_width=300):
+                picker = Picker(visible="hidden")
+                sections = Sections(STEM, {name: t(f"text.{name}.tab") for name in SECTIONS}, load)
+                settings = [model, prompt, negative, seed, steps, guidance, sampler]
+                inputs = dict(zip(compute.Asked._fields, settings, strict=True))
+
+                with sections["picture"]:
+                    result = gr.HTML(min_height=320, elem_id="drawn")
+                    line = gr.HTML(min_height=30)
+                    gr.HTML('<div class="visit"></div>', js_on_load="trugbild.visit(element)", apply_default_css=False)
+
+                with sections["grid"]:
+                    gr.Markdown(t("text.grid.text"), elem_classes="intro controls")
+                    with gr.Row(elem_classes="controls"):
+                        axes = [(t(f"text.axis.{name}"), name) for name in AXES]
+                        x = Dropdown(axes, value="steps", label=t("text.grid.x"), filterable=False, min_width=150)
+                        xs = gr.Textbox(VALUES["steps"], label=t("text.grid.values"), scale=3, min_width=200)
+                        none = (t("text.grid.nothing"), NOTHING)
+                        y = Dropdown(
+                            [none, *axes], value="guidance", label=t("text.grid.y"), filterable=False, min_width=150
+                        )
+                        ys = gr.Textbox(VALUES["guidance"], label=t("text.grid.values"), scale=3, min_width=200)
+                    table = gr.HTML(min_height=320, elem_id="xy")
+                    grid_line = gr.HTML(min_height=30)
+
+                inside = text_inside.lay_out(load, sections, inputs) if text_inside else []
+                beside = text_paths.lay_out(load, sections, inputs) if text_paths else []
+
+                with sections["how"]:
+                    try:
+                        explained(t("text.how.text"), "text_to_image.svg", t("text.how.more"))
+                    except (KeyError, OSError):
+                        pass
+
+    # ---- what the page shows of a result
+
+    def drawn(model, prompt, negative, seed, steps, guidance, sampler, number, lang):
+        said = noted(compute.notes(model, prompt, lang))
+        asked = model, prompt, negative, seed, steps, guidance, sampler, number
+        work = functools.partial(compute.draw, load, *asked, lang=lang)
+        shown = functools.partial(figures, lang=lang, big=number == 1, least=220)
+        for pictures, status in live(
+            lambda on_step: work(on_step=on_step), lang, lambda made: shown(made.figures), shown
+        ):
+            yield pictures, status, said
+
+    def over_settings(model, prompt, negative, seed, steps, guidance, sampler, x, xs, y, ys, lang):
+        asked = model, prompt, negative, seed, steps, guidance, sampler, x, xs, y, ys
+        work = functools.partial(compute.crossed, load, *asked, lang=lang)
+
+        def finished(made):
+            table, result = made
+            return table.html(lang) + figures(result.figures, lang, big=True)
+
+        yield from live(lambda on_step: work(on_step=on_step), lang, finished, lambda made: made.html(lang))
+
+    def at_first(values, lang):
+        """What can be shown before the model is there."""
+        first = compute.first(values, lang)
+        return figures(first, lang, big=True) if first else loading_text(lang=lang)
+
+    def meanwhile(model, prompt, negative, seed, steps, guidance, sampler, number, lang):
+        values = dict(
+            zip(compute.Asked._fields, (model, prompt, negative, seed, steps, guidance, sampler), strict=True)
+        )
+        return at_first({**values, "number": number}, lang)
+
+    def samplers(model, sampler):
+        names = compute.sampler_names(registry.get(model))
+        choices = [(f"{names[0]} *", ""), *((name, name) for name in names[1:])]
+        return Dropdown(choices=choices, value=sampler if sampler in names[1:] else "")
+
+    def of_model(model, sampler, lang):
+        return samplers(model, sampler), compute.word_list(model, lang), about(model, lang)
+
+    def switch_model(model, sampler, lang):
+        own = registry.get(model).defaults
+        return own.get("steps", 20), own.get("guidance", 4.0), *of_model(model, sampler, lang)
+
+    # ---- events
+
+    sections.listen()
+    quiet = {**PRIVATE, "show_progress": "hidden"}
+    model.input(handler(switch_model), [model, sampler], [steps, guidance, sampler, vocabulary, card], **quiet).then(
+        **sections.redraw()
+    )
+    gr.on(
+        [
+            run.click,
+            prompt.submit,
+            negative.submit,
+            seed.change,
+            steps.release,
+            guidance.release,
+            sampler.input,
+            number.release,
+        ],
+        **sections.redraw(),
+    )
+    drawing = sections.draws("picture", drawn, [], [*settings, number], [result, line, note], meanwhile=meanwhile)
+    crossing = sections.draws("grid", over_settings, [], [*settings, x, xs, y, ys], [table, grid_line])
+    stops(stop, drawing, line)
+    stops(stop, crossing, grid_line)
+    for name, values in ((x, xs), (y, ys)):
+        name.input(lambda name: VALUES.get(name, ""), name, values, **quiet).then(**sections.redraw())
+        values.submit(**sections.redraw())
+
+    # A click on a picture, a chip or a word puts its values into the inputs.
+    chosen = [*settings, *(param.component for param in inside if param.name == "photo")]
+    names = json.dumps([*compute.Asked._fields, "photo"])
+    js = f"(pick, ...old) => trugbild.asked(pick, {names}, old)"
+    picked = picker.input(None, [picker, *chosen], chosen, js=js, api_visibility="private")
+    picked = picked.then(
+        lambda pick: gr.Tabs(selected=pick.split(":")[0]) if pick.split(":")[0] in SECTIONS else gr.skip(),
+        picker,
+        sections.tabs,
+        **quiet,
+    )
+    picked.then(**sections.redraw())
+
+    endpoint(functools.partial(compute.draw, load), [*settings, number], "draw", compute.draw.__doc__)
+    endpoint(functools.partial(compute.grid, load), [*settings, x, xs, y, ys], "xy_grid", compute.grid.__doc__)
+
+    # ---- links
+
+    def welcome(values, lang):
+        """What the tab shows before anything is computed, in the person's language."""
+        examples = [say(f"text.chips.n{i + 1}", lang) for i in range(CHIPS)]
+        buttons = "".join(compute.button("set", {"prompt": text}, text) for text in examples)
+        return [
+            Dropdown(
+                choices=[choice for kind in ("diffusion", "flow") for choice in model_choices(STEM, kind, lang)],
+                value=values["model"],
+            ),
+            *of_model(values["model"], values["sampler"], lang),
+            at_first(values, lang),
+            f'<div class="uses">{buttons}</div>',
+            noted(compute.notes(values["model"], values["prompt"], lang)),
+        ]
+
+    params = [
+        Param("model", model, Choice(lambda: [m.id for m in registry.models(STEM)]), FIRST),
+        Param("prompt", prompt, Text(lambda text: None, LONGEST_PROMPT), PROMPT),
+        Param("negative_prompt", negative, Text(lambda text: None, LONGEST_PROMPT), ""),
+        Param("seed", seed, Range(0, MAX_SEED, whole=True), SEED),
+        Param("steps", steps, Range(*STEPS, whole=True), 20),
+        Param("guidance", guidance, Range(*GUIDANCE), 4),
+        Param("sampler", sampler, Choice(lambda: ["", *EVERY_SAMPLER]), ""),
+        Param("number", number, Range(*NUMBER, whole=True), 1),
+        Param("x", x, Choice(lambda: list(AXES)), "steps"),
+        Param("xs", xs, Text(lambda text: None), VALUES["steps"]),
+        Param("y", y, Choice(lambda: [NOTHING, *AXES]), "guidance"),
+        Param("ys", ys, Text(lambda text: None), VALUES["guidance"]),
+        *inside,
+        *beside,
+    ]
+    welcomed = [model, sampler, vocabulary, card, result, chips, note]
+    return Tab(STEM, params, sections.tabs, sections.ticks, welcome, welcomed, lambda values: None)
+
+
+def noted(sentences: list[str]) -> str:
+    return f'<div class="prompt-note">{" ".join(sentences)}</div>' if sentences else ""
+
+
+if __name__ == "__main__":
+    from apps.main import main
+
+    sys.exit(main([*sys.argv[1:], "--tabs", STEM]))
