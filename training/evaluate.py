@@ -4,6 +4,7 @@
     F=../shared/data/faces; D=$F/faces-color-128.parquet,$F/faces-gray-128.parquet
     python training/evaluate.py faces --data $D pipelines/checkpoints/faces-64 --sheet ../nearest.png
     python training/evaluate.py style_transfer --data ../shared/data runs/historic --sheet ../cycles.png
+    python training/evaluate.py text_to_image --data ../shared/data/emoji runs/emoji-sd --sheet ../drawn.png
 
 Each subcommand is a function from a folder to {figure: number}, made once for all folders (so that a classifier
 is trained once); the figures that no script measured stay as they are.
@@ -22,7 +23,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from any folder
 
 from pipelines.models.vae import DenseVAE
-from training import common, evaluate_faces, evaluate_style, vae_playground
+from training import common, evaluate_faces, evaluate_style, evaluate_text, vae_playground
 
 CLEAR = 0.9  # a sample whose class the classifier gives more than this probability is called clear
 
@@ -100,6 +101,7 @@ MEASURES = {  # tab -> what its subcommand adds, what makes its measure, how to 
     "vae_playground": (vae_arguments, vae_measure, vae_playground.NOTE),
     "faces": (evaluate_faces.arguments, evaluate_faces.prepare, evaluate_faces.NOTE),
     "style_transfer": (evaluate_style.arguments, evaluate_style.prepare, evaluate_style.NOTE),
+    "text_to_image": (evaluate_text.arguments, evaluate_text.prepare, evaluate_text.NOTE),
 }
 
 
