@@ -195,7 +195,7 @@ def main(config: Config) -> None:
             found = accuracy(ema.module, Shown(scenes, TEST_SEED), TEST)
             facts = {"scenes": TEST, **found, "parameters": ema.module.num_parameters(), "steps": config.steps}
             Path(config.out, "accuracy.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-            ema.module.save_pretrained(config.out)  # last: whoever finds its config finds all
+            ema.module.save_pretrained(config.out)  # last: who finds its weights finds all
 
 
 if __name__ == "__main__":

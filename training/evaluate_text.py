@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from PIL import Image, ImageDraw, ImageFont
 
 import pipelines
@@ -31,6 +32,7 @@ KINDS = {"no_hat": 0.4, "trained": 0.3, "held_out": 0.3}  # of the prompts: no h
 FROG, FROG_SEEDS = "frog with melon hat", 10
 CEILING = 256  # real scenes that go through the model's autoencoder
 ON_SHEET, COLUMNS, WIDE, LINES = 110, 10, 160, 4
+FONT = common.REPOSITORY / "apps/assets/fonts/inter.woff2"
 GREEN, RED, BLACK = (0, 110, 40), (190, 0, 20), (20, 20, 20)
 
 NOTE = """Of pictures of one object each, drawn with the model's own steps, guidance and sampler, a seed each, from \
@@ -164,7 +166,7 @@ def pixels(images: list[Image.Image]) -> torch.Tensor:
 
 def sheet(seen: list[Seen]) -> Image.Image:
     """Pictures with prompt and verdict: green, or in red what the judge sees instead."""
-    font, line = ImageFont.load_default(11), 13
+    font, line = ImageFont.truetype(FONT, 11), 13  # Pillow's own has no umlauts
     high = SIZE + (LINES + 2) * line
     rows = -(-len(seen) // COLUMNS)
     page = Image.new("RGB", (COLUMNS * WIDE, rows * high), "white")
@@ -193,7 +195,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_judge(args: argparse.Namespace, scenes: Scenes) -> tuple[Judge, dict]:
     """-> the judge and its accuracy; where there is none, it is trained first. Raises TrainingError."""
-    if not (args.judge / "config.json").is_file():
+    if not (args.judge / SAFETENSORS_WEIGHTS_NAME).is_file():
         argv = ["--data", args.data, "--out", str(args.judge), "--steps", str(args.judge_steps), "--resume"]
         emoji_judge.main(common.parse(emoji_judge.Config, argv))
     judge = Judge.from_pretrained(args.judge).eval().to(runtime.device())
