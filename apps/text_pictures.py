@@ -15,7 +15,7 @@ from pipelines import registry, text_words
 from pipelines.problems import Problem, choice, number, whole
 from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
-from pipelines.text_space import GUIDANCE, LONGEST_PROMPT, SAMPLERS, STEPS
+from pipelines.text_space import GUIDANCE, SAMPLERS, STEPS, prompt_text
 
 STEM = "text_to_image"
 NUMBER = (1, 8)  # of pictures at once
@@ -59,8 +59,8 @@ class Asked(NamedTuple):
         names = sampler_names(known(model))
         return cls(
             model,
-            text("prompt", prompt),
-            text("negative_prompt", negative_prompt),
+            prompt_text("prompt", prompt),
+            prompt_text("negative_prompt", negative_prompt),
             checked_seed(seed),
             whole("steps", steps, *STEPS),
             number("guidance", guidance, *GUIDANCE),
@@ -85,15 +85,6 @@ class Asked(NamedTuple):
             preview=jpeg(small(picture)),
             below=below,
         )
-
-
-def text(name: str, value: object) -> str:
-    """A prompt. Raises Problem: not_text, too_long."""
-    if not isinstance(value, str):
-        raise Problem("not_text", name=name, value=value)
-    if len(value) > LONGEST_PROMPT:
-        raise Problem("too_long", name=name, length=len(value), most=LONGEST_PROMPT)
-    return value
 
 
 def small(picture: Image.Image) -> Image.Image:
@@ -175,16 +166,17 @@ def first(values: dict, lang: str) -> list[Figure] | None:
 # ---- words
 
 
-def notes(model: str, prompt: str, lang: str) -> list[str]:
-    """What a person should know about how the model reads this prompt; HTML."""
+def notes(model: str, prompt: str, lang: str, unread: str = "") -> list[str]:
+    """What a person should know about how the model reads this prompt; HTML. unread: the end that it does not see."""
     entry = known(model)
     if not prompt.strip():
         return [say("text.note.empty", lang)]
+    cut = [say("text.note.cut", lang, cut=brief(unread))] if unread else []
     if not (words := text_words.words(entry)):
-        return []
+        return cut
     reading, said = text_words.read(prompt, words, lang), []
     for word, nearest in reading.unknown[:4]:
-        word = html.escape(word if len(word) <= 30 else word[:29] + "…")
+        word = brief(word)
         key = "text.note.unknown_nearest" if nearest else "text.note.unknown"
         said.append(say(key, lang, word=word, nearest=html.escape(nearest)))
     if more := len(reading.unknown) - 4:
@@ -193,7 +185,12 @@ def notes(model: str, prompt: str, lang: str) -> list[str]:
         said.append(say("text.note.nothing", lang))
     if reading.unseen:
         said.append(say("text.note.unseen", lang, n=reading.unseen))
-    return said
+    return said + cut
+
+
+def brief(words: str) -> str:
+    """Somebody's words, short, as HTML."""
+    return html.escape(words if len(words) <= 40 else words[:39] + "…")
 
 
 def word_list(model: str, lang: str) -> str:

@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
 import functools
 import json
+import math
 from collections.abc import Callable
 
 import gradio as gr
@@ -59,7 +60,7 @@ def build(load: Callable) -> Tab:
         gr.Markdown(t("text.intro"), elem_classes="intro")
         with gr.Row(equal_height=True):
             prompt = gr.Textbox(
-                PROMPT, label=t("text.prompt"), lines=2, max_lines=5, scale=5, min_width=280, elem_id="prompt"
+                PROMPT, label=t("text.prompt"), lines=1, max_lines=5, scale=5, min_width=280, elem_id="prompt"
             )
             with gr.Column(scale=1, min_width=200):
                 run, stop = run_row(t("text.draw"))
@@ -105,7 +106,7 @@ def build(load: Callable) -> Tab:
                     grid_line = gr.HTML(min_height=30)
 
                 inside = text_inside.lay_out(load, sections, inputs) if text_inside else []
-                beside = text_paths.lay_out(load, sections, inputs) if text_paths else []
+                beside = text_paths.lay_out(load, sections, inputs) if False else []
 
                 with sections["how"]:
                     try:
@@ -116,14 +117,13 @@ def build(load: Callable) -> Tab:
     # ---- what the page shows of a result
 
     def drawn(model, prompt, negative, seed, steps, guidance, sampler, number, lang):
-        said = noted(compute.notes(model, prompt, lang))
         asked = model, prompt, negative, seed, steps, guidance, sampler, number
         work = functools.partial(compute.draw, load, *asked, lang=lang)
-        shown = functools.partial(figures, lang=lang, big=number == 1, least=220)
-        for pictures, status in live(
-            lambda on_step: work(on_step=on_step), lang, lambda made: shown(made.figures), shown
-        ):
-            yield pictures, status, said
+        columns = math.ceil(math.sqrt(number)) if isinstance(number, int) and number > 1 else 0
+        shown = functools.partial(figures, lang=lang, big=not columns, columns=columns)
+        said = noted(compute.notes(model, prompt, lang, load(model).unread(prompt)))
+        for update in live(lambda on_step: work(on_step=on_step), lang, lambda made: shown(made.figures), shown):
+            yield *update, said
 
     def over_settings(model, prompt, negative, seed, steps, guidance, sampler, x, xs, y, ys, lang):
         asked = model, prompt, negative, seed, steps, guidance, sampler, x, xs, y, ys

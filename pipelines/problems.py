@@ -9,6 +9,7 @@ SENTENCES = {
     "out_of_range": "{name} is {value}; it must lie between {low} and {high}.",
     "missing": "{name} is missing.",
     "not_a_number": "{name} is {value}, which is not a number.",
+    "no_letters": "{name} contains control characters, which belong to no text; delete them.",
     "not_text": "{name} is {value}, which is not a text.",
     "not_whole": "{name} is {value}; it must be a whole number between {low} and {high}.",
     "too_long": "{name} has {length} characters; at most {most} are read.",

@@ -45,6 +45,11 @@ class Family:
         """Pixels of a picture, unless something else is asked for."""
         raise NotImplementedError
 
+    @property
+    def tokenizer(self):
+        """The one whose tokens the net looks at."""
+        return self.pipe.tokenizer
+
     def arguments(self, prompt: str, negative: str, steps: int, guidance: float, size: int) -> dict:
         """What the pipeline is called with."""
         raise NotImplementedError
@@ -126,8 +131,12 @@ class Flux(Family):
         return self.pipe.default_sample_size * self.pipe.vae_scale_factor
 
     @property
+    def tokenizer(self):
+        return self.pipe.tokenizer_2
+
+    @property
     def length(self) -> int:
-        return self.pipe.tokenizer_2.model_max_length
+        return self.tokenizer.model_max_length
 
     def arguments(self, prompt, negative, steps, guidance, size):
         return {

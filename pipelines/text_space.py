@@ -1,5 +1,9 @@
 """What a picture from words may be asked for: limits and names of text_to_image.py. Stdlib only."""
 
+import re
+
+from .problems import Problem
+
 STEPS = (1, 100)
 GUIDANCE = (0.0, 20.0)
 LONGEST_PROMPT = 1000  # characters
@@ -10,3 +14,14 @@ SAMPLERS = {
     "flow": ("Euler", "UniPC"),
 }
 EVERY_SAMPLER = tuple(dict.fromkeys(name for names in SAMPLERS.values() for name in names))
+
+
+def prompt_text(name: str, text: object) -> str:
+    """`text` if it is one that can be read and kept. Raises Problem: not_text, too_long, no_letters."""
+    if not isinstance(text, str):
+        raise Problem("not_text", name=name, value=text)
+    if len(text) > LONGEST_PROMPT:
+        raise Problem("too_long", name=name, length=len(text), most=LONGEST_PROMPT)
+    if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", text):
+        raise Problem("no_letters", name=name)
+    return text

@@ -21,7 +21,7 @@ from .problems import Problem, choice, number, whole
 from .recipe import Recipe
 from .registry import Model, revision
 from .text_families import FAMILIES, Level, level, predicted
-from .text_space import GUIDANCE, LONGEST_PROMPT, STEPS
+from .text_space import GUIDANCE, STEPS, prompt_text
 
 SHARE = 0.1  # of the time that previews may take; where a step takes ten times as long as one, each step has one
 Step = Callable[[int, int, Image.Image | None], None]
@@ -98,7 +98,7 @@ class TextToImagePipeline(DiffusionPipeline):
         self, prompt="", negative_prompt="", seed=0, steps=None, guidance=None, sampler="", on_step=None, keep=True
     ) -> Made:
         """The same picture with every step of its making, if those are to be kept."""
-        prompt, negative_prompt = checked_prompt("prompt", prompt), checked_prompt("negative_prompt", negative_prompt)
+        prompt, negative_prompt = prompt_text("prompt", prompt), prompt_text("negative_prompt", negative_prompt)
         (generator,) = runtime.generators(seed)
         steps = whole("steps", self.defaults["steps"] if steps is None else steps, *STEPS)
         guidance = number("guidance", self.defaults["guidance"] if guidance is None else guidance, *GUIDANCE)
@@ -112,6 +112,13 @@ class TextToImagePipeline(DiffusionPipeline):
         arguments = self.family.arguments(prompt, negative_prompt, steps, guidance, self.defaults["size"])
         (image,) = pipe(**arguments, generator=generator, output_type="pil").images
         return Made(image, recipe, watched.moments, watched.latent)
+
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the net does not see, because its tokens are more than fit; "" if all fit."""
+        tokenizer, prompt = self.family.tokenizer, prompt_text("prompt", prompt)
+        last = tokenizer.model_max_length - 1  # the end mark takes a place
+        ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+        return tokenizer.decode(ids[last:-1], skip_special_tokens=True).strip() if len(ids) > last + 1 else ""
 
     @torch.inference_mode()
     def decode(self, x0: torch.Tensor) -> Image.Image:
@@ -172,12 +179,3 @@ class Watched:
         self.cost = time.monotonic() - now
         self.spent += self.cost
         return preview
-
-
-def checked_prompt(name: str, text: object) -> str:
-    """Raises Problem: not_text, too_long."""
-    if not isinstance(text, str):
-        raise Problem("not_text", name=name, value=text)
-    if len(text) > LONGEST_PROMPT:
-        raise Problem("too_long", name=name, length=len(text), most=LONGEST_PROMPT)
-    return text

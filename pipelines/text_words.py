@@ -27,10 +27,6 @@ class Words:
     styles: dict
     words: frozenset  # lower case, of both languages
 
-    def names(self, lang: str) -> list[str]:
-        """Everything that it can draw, as it is called."""
-        return [names[lang] for kind in (self.objects, self.hats, self.backgrounds) for names in kind.values()]
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -60,7 +56,8 @@ def _words(file: Path, _stamp: int) -> Words:
 def read(prompt: str, known: Words, lang: str) -> Reading:
     """Which words of a prompt a model knows; names of neighbours in that language."""
     plain = UNSEEN.sub("", prompt)
-    names = {name.lower(): name for name in known.names(lang)}
+    things = [entry for kind in (known.objects, known.hats, known.backgrounds) for entry in kind.values()]
+    names = {name.lower(): entry[lang] for entry in things for name in entry.values()}  # in whatever language
     unknown, taught = {}, 0
     for word in WORD.findall(plain):
         if word.lower() in known.words:

@@ -562,5 +562,46 @@ Object.assign(window.trugbild, (() => {
     collect();
   }
 
-  return {changed, section, redraw, run, select, opened, header, notice, plane, examples, people, picker, picked, asked, visit, quiz, anybody};
+  // Steps of a picture to scrub through: all of them are in the page, one is shown. Value: its number.
+  function film(element, props, trigger, watch) {
+    const range = $("input", element), label = $("output", element), sheet = $(".sheet", element);
+    const boxes = element.querySelectorAll(".shots"), mark = document.createElement("i");
+    const steps = () => props.film?.steps ?? [];
+    function show() {
+      if (!steps().length) return;
+      const {columns, rows, labels} = props.film, far = steps().map((step) => Math.abs(step - props.value));
+      const i = far.indexOf(Math.min(...far));  // a link may name a step that another number of steps lacks
+      range.value = i;
+      label.textContent = labels[i];
+      for (const box of boxes) [...box.children].forEach((shot, j) => { shot.hidden = j !== i; });
+      mark.style.cssText = `left:${i % columns / columns * 100}%;top:${Math.floor(i / columns) / rows * 100}%;width:${100 / columns}%;height:${100 / rows}%`;
+    }
+    function go(i) {
+      if (!(i in steps()) || steps()[i] === props.value) return;
+      props.value = steps()[i];
+      show(); trigger("input");
+    }
+    function build() {
+      element.firstElementChild.hidden = !steps().length;
+      if (!steps().length) return;
+      range.max = steps().length - 1;
+      boxes.forEach((box, k) => { box.innerHTML = props.film.shots[k].map((shot) => `<div>${shot}</div>`).join(""); });
+      sheet.innerHTML = props.film.sheet;
+      $(".frame", sheet).append(mark);
+      show();
+    }
+    range.addEventListener("input", () => go(Number(range.value)));
+    sheet.addEventListener("pointerdown", (event) => {
+      const frame = event.target.closest(".frame"), box = frame?.getBoundingClientRect();
+      if (!frame) return;
+      const cell = (v, low, size, n) => Math.min(n - 1, Math.floor((v - low) / size * n));
+      const {columns, rows} = props.film;
+      go(cell(event.clientX, box.left, box.width, columns) + columns * cell(event.clientY, box.top, box.height, rows));
+    });
+    watch("film", build);
+    watch("value", show);
+    build();
+  }
+
+  return {changed, section, redraw, run, select, opened, header, notice, plane, examples, people, picker, picked, asked, visit, film, quiz, anybody};
 })());
