@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -98,15 +99,16 @@ def paths(load, prompt, negative_prompt, seed, steps, guidance, lang, on_step=No
 
 
 def quality() -> dict[str, dict[int, float]]:
-    """kind -> steps -> share of pictures that the judge of training/evaluate.py called right; {} without figures."""
+    """kind -> steps -> share of pictures with the right object, as training/evaluate.py found; {} without figures."""
     found = {}
     for kind, model in PAIR.items():
         try:
-            facts = json.loads((registry.get(model).path / "training.json").read_text("utf-8"))
-            shares = {int(n): float(share) for n, share in facts["figures"]["steps"].items()}
+            known = json.loads((registry.get(model).path / "training.json").read_text("utf-8"))["figures"]
+            at = ((re.fullmatch(r"object_right_steps_([1-9]\d{0,3})", name), share) for name, share in known.items())
+            shares = {int(match[1]): float(share) for match, share in at if match}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # not evaluated yet
-        if len(shares) > 1 and all(n > 0 and 0 <= share <= 1 for n, share in shares.items()):
+        if len(shares) > 1 and all(0 <= share <= 1 for share in shares.values()):
             found[kind] = dict(sorted(shares.items()))
     return found
 

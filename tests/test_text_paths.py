@@ -205,10 +205,12 @@ def write(folder, facts):
         "no JSON",
         [],
         {"figures": {}},
-        {"figures": {"steps": 80_000}},
-        {"figures": {"steps": {"a": 1}}},
-        {"figures": {"steps": {"1": 7, "2": 1}}},
-        {"figures": {"steps": {"1": 0.5}}},
+        {"figures": []},
+        {"figures": {"object_right": 0.9, "object_right_steps_": 0.9, "hat_right_steps_4": 1, "hat_right_steps_8": 1}},
+        {"figures": {"object_right_steps_1": "half", "object_right_steps_2": 1}},
+        {"figures": {"object_right_steps_1": None, "object_right_steps_2": 1}},
+        {"figures": {"object_right_steps_1": 7, "object_right_steps_2": 1}},
+        {"figures": {"object_right_steps_1": 0.5}},
     ],
 )
 def test_without_figures_nothing_is_said(made, monkeypatch, tmp_path, facts):
@@ -219,7 +221,7 @@ def test_without_figures_nothing_is_said(made, monkeypatch, tmp_path, facts):
 
 
 def test_figures_are_drawn(made, monkeypatch, tmp_path):
-    write(tmp_path, {"figures": {"steps": {"16": 0.9, "1": 0.1, "4": 0.5}}})
+    write(tmp_path, {"figures": {f"object_right_steps_{n}": share for n, share in ((16, 0.9), (1, 0.1), (4, 0.5))}})
     monkeypatch.setattr(text_paths.registry, "get", lambda model: SimpleNamespace(path=tmp_path))
     assert quality() == dict.fromkeys(text_paths.PAIR, {1: 0.1, 4: 0.5, 16: 0.9})
     assert page(made, "de").count("<polyline") == 2 * PATHS + 2
