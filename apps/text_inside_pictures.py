@@ -19,7 +19,7 @@ from pipelines import registry
 from pipelines.problems import number, whole
 
 MOST = 24  # steps that are shown; where there are more, at equal distances
-ACROSS, CELL = 10, 128  # of the strip: steps in a row, px of a picture in it
+ACROSS, CELL = 10, 128  # of the strip: steps in a row at most, px of a picture in it
 DRAWN = "drawn"  # what the prompt draws, instead of a photograph
 SOURCES = (*PHOTOS, DRAWN, OWN)
 SHARES = ("words", "start", "end", "other", "picture")
@@ -51,15 +51,28 @@ def shots(frame, asked: Asked, lang: str) -> list[tuple[Image.Image, str]]:
         (frame.channels[1], say("text.inside.steps.channels_expected", lang)),
         (frame.given, say("text.inside.steps.given", lang)),
         (frame.free, say(f"text.inside.steps.{free}", lang)),
-        (frame.expected, say(f"text.inside.steps.{guided}", lang, w=decimal(asked.guidance, lang, 1))),
+        (
+            frame.expected,
+            say(
+                f"text.inside.steps.{guided}",
+                lang,
+                w=decimal(asked.guidance, lang, 1).removesuffix(decimal(0, lang, 1)[1:]),
+            ),
+        ),
         (frame.difference, say("text.inside.steps.difference", lang, gap=decimal(frame.gap, lang))),
     ]
 
 
-def strip(frames: list, columns: int) -> Image.Image:
+def arranged(n: int) -> tuple[int, int]:
+    """Columns and rows of the strip: rows of about the same length."""
+    rows = math.ceil(n / ACROSS)
+    return math.ceil(n / rows), rows
+
+
+def strip(frames: list) -> Image.Image:
     """All steps as one picture: above the noised latent, below it the expected picture."""
-    side = min(frames[0].noised.width, CELL)
-    page = Image.new("RGB", (columns * (side + 2), math.ceil(len(frames) / columns) * (2 * side + 6)), "white")
+    side, (columns, rows) = min(frames[0].noised.width, CELL), arranged(len(frames))
+    page = Image.new("RGB", (columns * (side + 2), rows * (2 * side + 6)), "white")
     for i, frame in enumerate(frames):
         for k, picture in enumerate((frame.noised, frame.expected)):
             at = i % columns * (side + 2) + 1, i // columns * (2 * side + 6) + 2 + k * (side + 1)
@@ -68,7 +81,7 @@ def strip(frames: list, columns: int) -> Image.Image:
 
 
 def strip_figure(made, frames: list, asked: Asked, lang: str, **inputs) -> Figure:
-    page = strip(frames, min(len(frames), ACROSS))
+    page = strip(frames)
     item = asked.made(page, made.recipe, say("text.inside.steps.strip", lang), "steps", **inputs)
     return item._replace(preview=jpeg(page))
 
@@ -97,12 +110,12 @@ def film(made, frames: list, asked: Asked, lang: str) -> dict:
         items[2:4] = [Figure(png(picture), text, pixels=True) for picture, text in pictures[2:4]]
         first.append(figures(items[:2], lang, columns=2))
         below.append(title + figures(items[4:], lang, least=130) + figures(items[2:4], lang, columns=2))
-    columns = min(len(frames), ACROSS)
+    columns, rows = arranged(len(frames))
     return {
         "steps": [frame.number for frame in frames],
         "labels": [say("text.inside.steps.step", lang, step=f.number, n=len(made.moments)) for f in frames],
         "columns": columns,
-        "rows": math.ceil(len(frames) / columns),
+        "rows": rows,
         "shots": [first, below],
         "sheet": figures([strip_figure(made, frames, asked, lang)], lang, columns=1),
     }
