@@ -13,14 +13,7 @@ from collections.abc import Callable
 
 import gradio as gr
 
-try:
-    from apps import text_inside
-except ImportError:
-    text_inside = None
-try:
-    from apps import text_paths
-except ImportError:
-    text_paths = None
+from apps import text_inside, text_paths
 from apps import text_pictures as compute
 from apps.i18n import say, t
 from apps.links import Choice, Param, Tab, Text
@@ -105,14 +98,11 @@ def build(load: Callable) -> Tab:
                     table = gr.HTML(min_height=320, elem_id="xy")
                     grid_line = gr.HTML(min_height=30)
 
-                inside = text_inside.lay_out(load, sections, inputs) if text_inside else []
-                beside = text_paths.lay_out(load, sections, inputs) if False else []
+                inside = text_inside.lay_out(load, sections, inputs)
+                beside = text_paths.lay_out(load, sections, inputs)
 
                 with sections["how"]:
-                    try:
-                        explained(t("text.how.text"), "text_to_image.svg", t("text.how.more"))
-                    except (KeyError, OSError):
-                        pass
+                    explained(t("text.how.text"), "text_to_image.svg", t("text.how.more"))
 
     # ---- what the page shows of a result
 
@@ -199,7 +189,7 @@ def build(load: Callable) -> Tab:
     )
     picked.then(**sections.redraw())
 
-    endpoint(functools.partial(compute.draw, load), [*settings, number], "draw", compute.draw.__doc__)
+    endpoint(functools.partial(compute.draw, load), [*settings, number], "text_to_image", compute.draw.__doc__)
     endpoint(functools.partial(compute.grid, load), [*settings, x, xs, y, ys], "xy_grid", compute.grid.__doc__)
 
     # ---- links

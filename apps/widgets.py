@@ -380,9 +380,8 @@ class Picker(gr.HTML):
     """Invisible: its value becomes "use:word:n" when a button `data-use` with `data-word` is clicked on the page."""
 
     def __init__(self, value: str = "", **kwargs):
-        super().__init__(
-            value, html_template="", js_on_load="trugbild.picker(element, props, trigger)", apply_default_css=False, **kwargs
-        )
+        js = "trugbild.picker(element, props, trigger)"
+        super().__init__(value, html_template="", js_on_load=js, apply_default_css=False, **kwargs)
 
 
 @functools.cache  # gradio builds a component anew whenever one of its properties changes

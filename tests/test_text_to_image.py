@@ -1,4 +1,4 @@
-"""pipelines/text_to_image.py: the pixels of diffusers, every sampler, every step; text_words.py: what a prompt means."""
+"""pipelines/text_to_image.py: the pixels of diffusers, every sampler and step; text_words.py: what a prompt means."""
 
 import json
 import math

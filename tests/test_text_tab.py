@@ -1,0 +1,182 @@
+"""The text-to-image tab through its API: what it draws, what its pictures carry, what it says of nonsense."""
+
+import io
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LANGUAGES, opened, repeat
+from PIL import Image
+
+import pipelines
+from apps import i18n, text_pictures
+from apps.text_pictures import NOTHING
+from apps.text_to_image import STEM
+from pipelines import recipe
+from tests import tiny_text
+
+PROMPT = "frog with melon hat"
+SD, FLUX = "local/tiny-sd", "local/tiny-flux"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(app, tmp_path_factory):
+    """Both architectures, registered as folders of one's own; forgotten afterwards."""
+    known = dict(pipelines.registry._own)
+    folders = tiny_text.folders(tmp_path_factory.mktemp("text"))
+    assert [pipelines.register_folder(folders[kind]).id for kind in ("diffusion", "flow")] == [SD, FLUX]
+    yield
+    pipelines.registry._own.clear()
+    pipelines.registry._own.update(known)
+
+
+def asked(model=SD, prompt=PROMPT, negative="", seed=3, steps=2, guidance=3.0, sampler="") -> tuple:
+    return model, prompt, negative, seed, steps, guidance, sampler
+
+
+def pixels(file) -> np.ndarray:
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def test_endpoints_are_named_and_their_inputs_too(clients):
+    """README and other people's programs depend on these."""
+    every = ["model", "prompt", "negative_prompt", "seed", "steps", "guidance", "sampler"]
+    named = clients["en"].view_api(return_format="dict")["named_endpoints"]
+    named = {name: [item["parameter_name"] for item in of["parameters"]] for name, of in named.items()}
+    assert named["/text_to_image"] == [*every, "number"]
+    assert named["/xy_grid"] == [*every, "x", "xs", "y", "ys"]
+
+
+@pytest.mark.parametrize("model", [SD, FLUX])
+def test_a_saved_picture_is_made_again_pixel_for_pixel(app, clients, model):
+    """And in the form that other tools read: prompts, steps, sampler, CFG scale, seed."""
+    files, numbers = clients["en"].predict(*asked(model, negative="owl"), 1, api_name="/text_to_image")
+    made = recipe.read(files[0])
+    assert (made.tab, made.model, made.seed, numbers["seeds"]) == (STEM, model, 3, [3])
+    text = Image.open(files[0]).text["parameters"]
+    assert text.startswith(f"{PROMPT}\nNegative prompt: owl\nSteps: 2, Sampler: ") and "CFG scale: 3.0, Seed: 3" in text
+    again = repeat(app, clients["de"], "text_to_image", files[0], STEM)
+    assert Path(again[0]).read_bytes() == Path(files[0]).read_bytes()
+
+
+def test_four_pictures_are_four_single_ones(clients):
+    four, numbers = clients["en"].predict(*asked(seed=2**32 - 2), 4, api_name="/text_to_image")
+    assert numbers["seeds"] == [2**32 - 2, 2**32 - 1, 0, 1]
+    for file, seed in zip(four, numbers["seeds"], strict=True):
+        single, _ = clients["en"].predict(*asked(seed=seed), 1, api_name="/text_to_image")
+        assert Path(single[0]).read_bytes() == Path(file).read_bytes()
+    assert len({pixels(file).tobytes() for file in four}) == 4
+
+
+def test_an_empty_prompt_survives_its_file(app, clients):
+    files, _ = clients["en"].predict(*asked(prompt=""), 1, api_name="/text_to_image")
+    assert opened(app, files[0], STEM)["prompt"] == ""
+
+
+def test_a_grid_is_one_picture_with_labels(app, clients):
+    files, numbers = clients["en"].predict(*asked(), "steps", "1, 2, 3", "seed", "5, 6", api_name="/xy_grid")
+    assert numbers["pictures"] == 6 and len(files) == 1
+    sheet = pixels(files[0])
+    single, _ = clients["en"].predict(*asked(seed=6, steps=3), 1, api_name="/text_to_image")
+    step = 128 + 8
+    at = (slice(-step, -8), slice(-step, -8))
+    assert (sheet[at] == pixels(single[0])).all(), "the last cell is steps 3, seed 6"
+    assert (sheet[:20, :128] == 255).all() and (sheet[: sheet.shape[0] - 2 * step, 136:] < 128).any(), "labels on top"
+    values = opened(app, files[0], STEM)
+    assert (values["section"], values["x"], values["xs"], values["y"]) == ("grid", "steps", "1, 2, 3", "seed")
+    assert Path(repeat(app, clients["de"], "xy_grid", files[0], STEM)[0]).exists()
+
+
+def test_a_grid_over_models_takes_each_ones_sampler(clients):
+    call = (*asked(sampler="DPM++ 2M"), "model", f"{SD}, {FLUX}", NOTHING, "")
+    assert clients["en"].predict(*call, api_name="/xy_grid")[1]["pictures"] == 2
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize(
+    "change, code",
+    [
+        ({"steps": 0}, "out_of_range"), ({"steps": 10**6}, "out_of_range"), ({"guidance": math.nan}, "out_of_range"),
+        ({"guidance": "much"}, "not_a_number"), ({"seed": -1}, "out_of_range"), ({"seed": None}, "missing"),
+        ({"prompt": "frog " * 2000}, "too_long"), ({"prompt": None}, "not_text"), ({"prompt": "\x07"}, "no_letters"),
+        ({"negative": "x" * 10_000}, "too_long"), ({"model": "faces-64"}, "unknown_choice"),
+        ({"model": "/etc"}, "unknown_choice"), ({"sampler": "Magic"}, "unknown_choice"),
+    ],
+)  # fmt: skip
+def test_nonsense_gets_a_sentence(ask, lang, change, code):
+    event, said = ask("text_to_image", *asked(**change), 1, lang=lang)
+    assert event == "error"
+    pattern = re.sub(r"\\\{\w+\\\}", ".*", re.escape(i18n.texts(lang)[f"problems.{code}"]))
+    assert re.fullmatch(pattern, said), said
+
+
+@pytest.mark.parametrize(
+    "grid, code",
+    [
+        (("steps", "1,2", "steps", "3"), "same_axis"), (("steps", "", NOTHING, ""), "axis_length"),
+        (("steps", "1,2,3,4,5,6,7", "seed", "1,2,3,4,5,6,7"), "too_many_cells"),
+        (("size", "1", NOTHING, ""), "unknown_choice"),
+        (("steps", "one", NOTHING, ""), "not_a_number"), (("steps", "1, 999", NOTHING, ""), "out_of_range"),
+        (("guidance", "nan", NOTHING, ""), "out_of_range"), (("model", "faces-64", NOTHING, ""), "unknown_choice"),
+        (("seed", ",".join("1" * 99), NOTHING, ""), "axis_length"),
+    ],
+)  # fmt: skip
+def test_a_grid_of_nonsense_gets_a_sentence(ask, grid, code):
+    event, said = ask("xy_grid", *asked(), *grid)
+    assert event == "error"
+    pattern = re.sub(r"\\\{\w+\\\}", ".*", re.escape(i18n.texts("en")[f"problems.{code}"]))
+    assert re.fullmatch(pattern, said), said
+
+
+@pytest.mark.parametrize("number", [0, 9, 1.5])
+def test_so_many_pictures_are_not_drawn(ask, number):
+    assert ask("text_to_image", *asked(), number)[0] == "error"
+
+
+@pytest.mark.parametrize("prompt", ["", "🐸🐸", "\u200bfrog\u202e", "ضفدع يرتدي قبعة", "qwertz", "<b>frog</b>"])
+def test_strange_prompts_are_drawn(ask, prompt):
+    assert ask("text_to_image", *asked(prompt=prompt), 1)[0] == "complete"
+
+
+# ---- what is said about a prompt
+
+
+@pytest.mark.parametrize(
+    "prompt, key",
+    [
+        (" ", "empty"), ("frogg", "unknown_nearest"), ("quantum frog", "unknown"), ("quantum", "nothing"),
+        ("one two three four five six seven frog", "more"), ("frog\u200b", "unseen"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_notes(lang, prompt, key):
+    said = " ".join(text_pictures.notes(SD, prompt, lang))
+    pattern = re.sub(r"\\\{\w+\\\}", ".*", re.escape(i18n.texts(lang)[f"text.note.{key}"]))
+    assert re.search(pattern, said), said
+
+
+def test_a_known_prompt_needs_no_note():
+    assert text_pictures.notes(SD, PROMPT, "en") == []
+
+
+def test_notes_quote_nobodys_markup():
+    said = " ".join(text_pictures.notes(SD, "<img src=x onerror=alert(1)>", "en", unread="<script>"))
+    assert "<img" not in said and "<script" not in said
+
+
+def test_the_list_of_words_is_that_of_the_model():
+    page = text_pictures.word_list(SD, "de")
+    assert "Frosch" in page and "Melonenhut" in page and "frog" not in re.sub(r"\"[^\"]*\"", "", page)
+
+
+def test_previews_come_while_it_draws():
+    seen = []
+    made = text_pictures.draw(
+        pipelines.load, *asked(steps=5), 2, "en", on_step=lambda i, n, figures: seen.append((i, n, figures))
+    )
+    assert [step[:2] for step in seen] == [(i + 1, 10) for i in range(10)]
+    first = seen[0][2]
+    assert len(first) == 2, "places for both"
+    assert Image.open(io.BytesIO(first[0].data)).size == (128, 128) and len(made.figures) == 2
