@@ -5,16 +5,18 @@ import json
 import math
 import re
 from types import SimpleNamespace
+from urllib.parse import parse_qsl
+from xml.etree import ElementTree as ET
 
 import gradio as gr
 import numpy as np
 import pytest
 import torch
-from conftest import LANGUAGES, models_apart
+from conftest import LANGUAGES, ROOT, models_apart
 from PIL import Image
 
 import pipelines
-from apps import text_paths
+from apps import i18n, text_paths
 from apps.sections import Sections
 from apps.text_paths import FEW, PATHS, compare, page, paths, quality
 from pipelines import recipe
@@ -22,6 +24,7 @@ from pipelines.problems import Problem
 from pipelines.text_paths import detour, path, plane
 from tests import tiny_text
 
+DIAGRAM = ROOT / "apps" / "assets" / "text_to_image.svg"
 ASK = ("frog with melon hat", "", 5, 3, 4.0)
 
 
@@ -239,3 +242,36 @@ def test_it_is_laid_out(load):
     assert endpoint.inputs == [inputs[name] for name in names[1:-1]], "whatever model is picked"
     files, numbers = endpoint.fn(*ASK, gr.Request())
     assert len(files) == 2 * (1 + len(FEW)) and set(numbers) >= {"detour_diffusion", "detour_flow"}
+
+
+# ---- how it works
+
+
+@pytest.fixture
+def tab(page):
+    return page.tabs["text_to_image"]
+
+
+def how(lang: str) -> str:
+    return i18n.texts(lang)["text.how.text"] + i18n.texts(lang)["text.how.more"]
+
+
+def test_both_languages_explain_the_same():
+    for found in (r"\$\$.+?\$\$|\$[^$]+\$", r"arXiv:\S+", r"^### ", r"section=\w+|[?&](?!prompt)\w+=[\w.+-]+"):
+        german, english = (re.findall(found, how(lang), re.M) for lang in LANGUAGES)
+        assert sorted(german) == sorted(english) and german, found
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_link_opens_what_it_says(tab, lang):
+    links = re.findall(r"\]\(\?(tab=[^)]+)\)", how(lang))
+    assert len(links) >= 10
+    for link in links:
+        values, problems = tab.read(dict(parse_qsl(link)))
+        assert problems == [] and tab.query(values).startswith("tab=text_to_image"), link
+
+
+def test_words_of_the_diagram_keep_to_their_language():
+    words = {lang: re.findall(rf'<text lang="{lang}"[^>]*>([^<]+)', DIAGRAM.read_text("utf-8")) for lang in LANGUAGES}
+    assert len(words["de"]) == len(words["en"]) > 10
+    ET.parse(DIAGRAM)
