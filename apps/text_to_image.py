@@ -42,7 +42,7 @@ from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, STEPS
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "steps", "words", "noise", "paths", "how"]
 FIRST, PROMPT, SEED = "emoji-sd", "frog with melon hat", 1
-CHIPS = 6  # example prompts, text.chips.n
+CHIPS = 5  # example prompts, text.chips.n
 
 
 def build(load: Callable) -> Tab:
@@ -53,9 +53,9 @@ def build(load: Callable) -> Tab:
         gr.Markdown(t("text.intro"), elem_classes="intro")
         with gr.Row(equal_height=True):
             prompt = gr.Textbox(
-                PROMPT, label=t("text.prompt"), lines=1, max_lines=5, scale=5, min_width=280, elem_id="prompt"
+                PROMPT, label=t("text.prompt"), lines=1, max_lines=5, scale=6, min_width=280, elem_id="prompt"
             )
-            with gr.Column(scale=1, min_width=200):
+            with gr.Column(scale=2, min_width=260):
                 run, stop = run_row(t("text.draw"))
         chips, note = gr.HTML(elem_id="chips"), gr.HTML(elem_id="prompt-note")
         with gr.Row():
