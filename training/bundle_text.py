@@ -1,0 +1,46 @@
+"""A trained text-to-image model -> a folder that comes with the app.
+
+    python -m training.bundle_text runs/emoji-sd --out pipelines/checkpoints/emoji-sd --seed 1
+
+The prompt and the seed are those of the picture that the first screen shows (`first.png`). Give the model its line in
+MODELS of pipelines/registry.py first: the picture names the model that made it.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pipelines
+from pipelines.recipe import save
+
+KEPT = ("model_index.json", "words.json", "training.json", "README.md")
+
+
+def bundle(run: Path, out: Path, prompt: str, seed: int) -> None:
+    """Copies what the app needs, and has the model draw its first picture."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for name in KEPT:
+        shutil.copyfile(run / name, out / name)
+    for part in json.loads((run / "model_index.json").read_text("utf-8")):
+        if (run / part).is_dir():
+            shutil.copytree(run / part, out / part)
+    picture, recipe = pipelines.load(out).draw(prompt, seed=seed)
+    (out / "first.png").write_bytes(save(picture, recipe))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--prompt", default="frog with melon hat")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    bundle(args.run, args.out, args.prompt, args.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
