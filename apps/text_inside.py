@@ -23,10 +23,10 @@ from pipelines.text_space import STEPS
 class Film(gr.HTML):
     """Steps to scrub through, all of them on the page (`trugbild.film` in shell.js). Value: the step that is shown.
 
-    What there is to show comes from an event that answers `gr.update(film={...})`, see text_inside_pictures.
+    What there is to show comes from events that answer `gr.update(film=..., below=...)`, see text_inside_pictures.
     """
 
-    def __init__(self, value: int = 1, film: dict | None = None, **kwargs):
+    def __init__(self, value: int = 1, film: dict | None = None, below: list | None = None, **kwargs):
         super().__init__(
             value,
             html_template='<div class="film"><label><output></output><input type="range" min="0"></label>'
@@ -34,6 +34,7 @@ class Film(gr.HTML):
             js_on_load="trugbild.film(element, props, trigger, watch)",
             apply_default_css=False,
             film=film or {},
+            below=below or [],
             **kwargs,
         )
 
@@ -74,12 +75,20 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
 
     def all_steps(model, prompt, negative_prompt, seed, steps, guidance, sampler, lang):
         one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
-        for made, told in live(
-            lambda on_step: compute.walk(load, one, on_step=on_step),
-            lang,
-            lambda found: gr.update(film=compute.film(*found, one, lang)),
-        ):
-            yield told, made
+        walk = None
+
+        def walked(found):
+            nonlocal walk
+            walk = found
+            return gr.update(film=compute.film(walk, lang), below=[])
+
+        def guided(found):
+            return gr.update(below=compute.below(walk, found, lang))
+
+        for shown, told in live(lambda on_step: compute.Walk.of(load, one, on_step=on_step), lang, walked):
+            yield told, shown
+        for shown, told in live(lambda on_step: walk.guidance(walk.frames, on_step), lang, guided, patience=0.1):
+            yield told, shown
 
     def all_words(model, prompt, negative_prompt, seed, steps, guidance, sampler, lang):
         one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)

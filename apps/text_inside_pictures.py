@@ -8,6 +8,7 @@ import html
 import math
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -19,7 +20,7 @@ from pipelines import registry
 from pipelines.problems import number, whole
 
 MOST = 24  # steps that are shown; where there are more, at equal distances
-ACROSS, CELL = 10, 128  # of the strip: steps in a row at most, px of a picture in it
+ACROSS, CELL = 12, 128  # of the strip: steps in a row at most, px of a picture in it
 DRAWN = "drawn"  # what the prompt draws, instead of a photograph
 SOURCES = (*PHOTOS, DRAWN, OWN)
 SHARES = ("words", "start", "end", "other", "picture")
@@ -28,38 +29,56 @@ SHARES = ("words", "start", "end", "other", "picture")
 # ---- steps
 
 
-def walk(load: Callable, asked: Asked, also: int = 0, on_step: Callable | None = None) -> tuple:
-    """What was made, and its steps as pictures (`text_inside.Frame`); step `also` is among them."""
-    from pipelines import text_inside
+class Walk(NamedTuple):
+    """A picture, and its steps as pictures."""
 
-    settings = asked._asdict()
-    pipeline = load(settings.pop("model"))
-    made = pipeline.trace(**settings)
-    which = {*text_inside.spread(len(made.moments), MOST), *([also - 1] if also else [])}
-    return made, text_inside.frames(pipeline, made, sorted(which), on_step)
+    pipeline: object
+    asked: Asked
+    made: object  # pipelines.text_to_image.Made
+    frames: list  # of text_inside.Frame
+
+    @classmethod
+    def of(cls, load: Callable, asked: Asked, also: int = 0, on_step: Callable | None = None) -> "Walk":
+        """Step `also` is among those that are shown."""
+        from pipelines import text_inside
+
+        settings = asked._asdict()
+        pipeline = load(settings.pop("model"))
+        made = pipeline.trace(**settings)
+        which = {*text_inside.spread(len(made.moments), MOST), *([also - 1] if also else [])}
+        return cls(pipeline, asked, made, text_inside.frames(pipeline, made, sorted(which), on_step))
+
+    def guidance(self, frames: list, on_step: Callable | None = None) -> list:
+        """-> text_inside.Guidance of these steps"""
+        from pipelines import text_inside
+
+        return text_inside.guidance(self.pipeline, self.made, [frame.number - 1 for frame in frames], on_step)
 
 
-def shots(frame, asked: Asked, lang: str) -> list[tuple[Image.Image, str]]:
-    """The pictures of a step with what stands below them: two pairs, then what guidance does."""
+def pair(frame, lang: str) -> list[tuple[Image.Image, str]]:
+    """The pictures of a step with what stands below them."""
     parts = {"signal": decimal(frame.level.signal, lang), "noise": decimal(frame.level.noise, lang)}
-    guided = "guided" if asked.guidance > 1 else "unguided"
-    free = "negative" if asked.negative_prompt else "free"
     return [
         (frame.noised, say("text.inside.steps.noised", lang, **parts)),
         (frame.expected, say("text.inside.steps.expected", lang)),
-        (frame.channels[0], say("text.inside.steps.channels", lang)),
-        (frame.channels[1], say("text.inside.steps.channels_expected", lang)),
-        (frame.given, say("text.inside.steps.given", lang)),
-        (frame.free, say(f"text.inside.steps.{free}", lang)),
-        (
-            frame.expected,
-            say(
-                f"text.inside.steps.{guided}",
-                lang,
-                w=decimal(asked.guidance, lang, 1).removesuffix(decimal(0, lang, 1)[1:]),
-            ),
-        ),
-        (frame.difference, say("text.inside.steps.difference", lang, gap=decimal(frame.gap, lang))),
+    ]
+
+
+def both_channels(frame, lang: str) -> list[tuple[Image.Image, str]]:
+    texts = (say(f"text.inside.steps.{name}", lang) for name in ("channels", "channels_expected"))
+    return list(zip(frame.channels, texts, strict=True))
+
+
+def four(frame, guidance, asked: Asked, lang: str) -> list[tuple[Image.Image, str]]:
+    """What guidance does at a step."""
+    guided = "guided" if asked.guidance > 1 else "unguided"
+    w = decimal(asked.guidance, lang, 0 if asked.guidance.is_integer() else 1)
+    gap = decimal(guidance.gap, lang)
+    return [
+        (guidance.given, say("text.inside.steps.given", lang)),
+        (guidance.free, say(f"text.inside.steps.{'negative' if asked.negative_prompt else 'free'}", lang)),
+        (frame.expected, say(f"text.inside.steps.{guided}", lang, w=w)),
+        (guidance.difference, say("text.inside.steps.difference", lang, gap=gap)),
     ]
 
 
@@ -80,9 +99,9 @@ def strip(frames: list) -> Image.Image:
     return page
 
 
-def strip_figure(made, frames: list, asked: Asked, lang: str, **inputs) -> Figure:
-    page = strip(frames)
-    item = asked.made(page, made.recipe, say("text.inside.steps.strip", lang), "steps", **inputs)
+def strip_figure(walk: Walk, lang: str, **inputs) -> Figure:
+    page = strip(walk.frames)
+    item = walk.asked.made(page, walk.made.recipe, say("text.inside.steps.strip", lang), "steps", **inputs)
     return item._replace(preview=jpeg(page))
 
 
@@ -93,32 +112,42 @@ def diffusion_steps(
     expects, the channels of both, the same with the prompt, without it, guided, and the difference."""
     asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
     step = whole("step", step, 1, asked.steps)
-    made, frames = walk(load, asked, step, on_step)
-    frame = next(frame for frame in frames if frame.number == step)
-    items = [asked.made(picture, made.recipe, text, "steps", step=step) for picture, text in shots(frame, asked, lang)]
-    numbers = {"signal": frame.level.signal, "noise": frame.level.noise, "difference": frame.gap}
-    return Result([strip_figure(made, frames, asked, lang, step=step), *items], numbers)
+    walk = Walk.of(load, asked, step, on_step)
+    frame = next(frame for frame in walk.frames if frame.number == step)
+    (without,) = walk.guidance([frame])
+    pictures = pair(frame, lang) + both_channels(frame, lang) + four(frame, without, asked, lang)
+    items = [asked.made(picture, walk.made.recipe, text, "steps", step=step) for picture, text in pictures]
+    numbers = {"signal": frame.level.signal, "noise": frame.level.noise, "difference": without.gap}
+    return Result([strip_figure(walk, lang, step=step), *items], numbers)
 
 
-def film(made, frames: list, asked: Asked, lang: str) -> dict:
-    """What `text_inside.Film` shows."""
-    first, below = [], []
-    title = f'<div class="title">{say("text.inside.steps.guidance", lang)}</div>'
-    for frame in frames:
-        pictures = shots(frame, asked, lang)
-        items = [Figure(jpeg(small(picture)), text) for picture, text in pictures]
-        items[2:4] = [Figure(png(picture), text, pixels=True) for picture, text in pictures[2:4]]
-        first.append(figures(items[:2], lang, columns=2))
-        below.append(title + figures(items[4:], lang, least=130) + figures(items[2:4], lang, columns=2))
-    columns, rows = arranged(len(frames))
+def film(walk: Walk, lang: str) -> dict:
+    """What `text_inside.Film` shows: all that one can scrub to."""
+    columns, rows = arranged(len(walk.frames))
+    n = len(walk.made.moments)
     return {
-        "steps": [frame.number for frame in frames],
-        "labels": [say("text.inside.steps.step", lang, step=f.number, n=len(made.moments)) for f in frames],
+        "steps": [frame.number for frame in walk.frames],
+        "labels": [say("text.inside.steps.step", lang, step=frame.number, n=n) for frame in walk.frames],
         "columns": columns,
         "rows": rows,
-        "shots": [first, below],
-        "sheet": figures([strip_figure(made, frames, asked, lang)], lang, columns=1),
+        "pairs": [figures(looks(pair(frame, lang)), lang, columns=2) for frame in walk.frames],
+        "sheet": figures([strip_figure(walk, lang)], lang, columns=1),
     }
+
+
+def below(walk: Walk, guidance: list, lang: str) -> list[str]:
+    """What stands below each step."""
+    title = f'<div class="title">{say("text.inside.steps.guidance", lang)}</div>'
+    shown = []
+    for frame, without in zip(walk.frames, guidance, strict=True):
+        channels = [Figure(png(picture), text, pixels=True) for picture, text in both_channels(frame, lang)]
+        items = looks(four(frame, without, walk.asked, lang))
+        shown.append(title + figures(items, lang, least=130) + figures(channels, lang, columns=2))
+    return shown
+
+
+def looks(pictures: list[tuple[Image.Image, str]]) -> list[Figure]:
+    return [Figure(jpeg(small(picture)), text) for picture, text in pictures]
 
 
 # ---- words
@@ -168,18 +197,18 @@ def pieces(tokens: list, lang: str) -> str:
     rows = []
     for i, read in enumerate(tokens):
         row = [chip(text, id, "special") for text, id in read.before]
-        last = -1
-        for piece in read.pieces:
-            kind = "cut" if not piece.kept else "same" if piece.word == last >= 0 else ""
-            row.append(chip(piece.text, piece.id, kind))
+        last, kept = -1, [piece for piece in read.pieces if piece.kept]
+        for piece in kept:
+            row.append(chip(piece.text, piece.id, "same" if piece.word == last >= 0 else ""))
             last = piece.word
         row += [chip(text, id, "special") for text, id in read.after]
-        told = {"kept": sum(piece.kept for piece in read.pieces), "length": read.length, "padding": read.padding}
+        row += [chip(piece.text, piece.id, "cut") for piece in read.pieces[len(kept) :]]
+        told = {"kept": len(kept), "length": read.length, "padding": read.padding}
         use = "attended" if i == len(tokens) - 1 else "pooled"  # Flux: CLIP's tokens become one vector
         title = f"<b>{html.escape(read.name)}</b> {say(f'text.inside.words.{use}', lang, **told)}"
-        if cut := sum(not piece.kept for piece in read.pieces):
+        if cut := len(read.pieces) - len(kept):
             title += f" <b>{say('text.inside.words.cut', lang, n=cut)}</b>"
-        rows.append(f'<div class="intro">{title}</div><div class="pieces">{"".join(row)}</div>')
+        rows.append(f'<div class="facts"><span>{title}</span></div><div class="pieces">{"".join(row)}</div>')
     return "".join(rows)
 
 

@@ -4,7 +4,7 @@ Functions of a TextToImagePipeline `p`; they change nothing in it. Latents x (1,
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,11 +50,19 @@ class Frame(NamedTuple):
     level: Level
     noised: Image.Image  # the latent before the step
     expected: Image.Image  # the picture that the step works towards: guided
-    given: Image.Image  # what the net expects when told the prompt
-    free: Image.Image  # ... and when told the negative prompt, or nothing
+    channels: tuple[Image.Image, Image.Image]  # of the noised latent, of the expected one
+
+
+class Guidance(NamedTuple):
+    """What the net expects at a step without guidance, as pictures."""
+
+    given: Image.Image  # told the prompt
+    free: Image.Image  # told the negative prompt, or nothing
     difference: Image.Image  # given - free, grey where they agree
     gap: float  # the same between the latents: root of the mean square
-    channels: tuple[Image.Image, Image.Image]  # of the noised latent, of the expected one
+
+
+Step = Callable[[int, int, None], None]
 
 
 def spread(n: int, most: int) -> list[int]:
@@ -62,34 +70,31 @@ def spread(n: int, most: int) -> list[int]:
     return sorted({round(i * (n - 1) / max(1, most - 1)) for i in range(most)}) if n > most else list(range(n))
 
 
-def frames(
-    p: TextToImagePipeline, made: Made, which: Iterable[int], on_step: Callable[[int, int, None], None] | None = None
-) -> list[Frame]:
+def frames(p: TextToImagePipeline, made: Made, which: Sequence[int], on_step: Step | None = None) -> list[Frame]:
     """Steps of a picture that `p.trace` made; which: their indices."""
-    which, frames_ = list(which), []
-    scheduler = p.scheduler(made.recipe.settings["sampler"])
-    prompts = [told(p, made.recipe.settings[name]) for name in ("prompt", "negative_prompt")]
+    shown = []
     for i in which:
         moment = made.moments[i]
-        x, level = moment.x, moment.level
-        given, free = (predicted(scheduler, said(p, x, moment.t, one), x, level) for one in prompts)
-        with_, without = look(p, given), look(p, free)
-        frames_.append(
-            Frame(
-                number=i + 1,
-                level=level,
-                noised=look(p, x),
-                expected=look(p, moment.x0),
-                given=with_,
-                free=without,
-                difference=ImageChops.subtract(with_, without, 1, 128),
-                gap=(given - free).square().mean().sqrt().item(),
-                channels=(channels(x), channels(moment.x0)),
-            )
-        )
+        both = channels(moment.x), channels(moment.x0)
+        shown.append(Frame(i + 1, moment.level, look(p, moment.x), look(p, moment.x0), both))
         if on_step:
-            on_step(len(frames_), len(which), None)
-    return frames_
+            on_step(len(shown), len(which), None)
+    return shown
+
+
+def guidance(p: TextToImagePipeline, made: Made, which: Sequence[int], on_step: Step | None = None) -> list[Guidance]:
+    """Of the same steps (Ho & Salimans 2022)."""
+    scheduler, shown = p.scheduler(made.recipe.settings["sampler"]), []
+    prompts = [told(p, made.recipe.settings[name]) for name in ("prompt", "negative_prompt")]
+    for i in which:
+        x, t, level = made.moments[i].x, made.moments[i].t, made.moments[i].level
+        given, free = (predicted(scheduler, said(p, x, t, one), x, level) for one in prompts)
+        pictures = look(p, given), look(p, free)
+        gap = (given - free).square().mean().sqrt().item()
+        shown.append(Guidance(*pictures, ImageChops.subtract(*pictures, 1, 128), gap))
+        if on_step:
+            on_step(len(shown), len(which), None)
+    return shown
 
 
 def channels(x: torch.Tensor) -> Image.Image:

@@ -73,15 +73,17 @@ def test_frames_are_pictures_of_the_steps(p):
         for shown, x in ((frame.noised, moment.x), (frame.expected, moment.x0)):
             near = np.asarray(shown, int) - np.asarray(p.decode(x), int)
             assert shown.size == (128, 128) and np.abs(near).mean() < 2  # bf16
-        difference = np.asarray(frame.given, int) - np.asarray(frame.free, int)
-        assert (np.asarray(frame.difference) == np.clip(128 + difference, 0, 255)).all()
-        assert frame.gap > 0
+    for one in text_inside.guidance(p, made, [0, 2]):
+        difference = np.asarray(one.given, int) - np.asarray(one.free, int)
+        assert (np.asarray(one.difference) == np.clip(128 + difference, 0, 255)).all()
+        assert one.gap > 0
 
 
 def test_progress_is_told(p):
-    told = []
-    text_inside.frames(p, traced(p), [0, 1, 3], lambda *step: told.append(step))
-    assert told == [(1, 3, None), (2, 3, None), (3, 3, None)]
+    for task in (text_inside.frames, text_inside.guidance):
+        told = []
+        task(p, traced(p), [0, 1, 3], lambda *step, told=told: told.append(step))
+        assert told == [(1, 3, None), (2, 3, None), (3, 3, None)]
 
 
 def test_channels_side_by_side():
@@ -379,13 +381,13 @@ def test_infinite_ratios_are_left_out_of_the_numbers(models):
 
 
 def test_a_film_has_all_that_can_be_scrubbed_to(p):
-    asked = Asked.of(p.model.id, *HOW)
-    made, frames = compute.walk(pipelines.load, asked)
-    film = compute.film(made, frames, asked, "en")
+    walk = compute.Walk.of(pipelines.load, Asked.of(p.model.id, *HOW))
+    film = compute.film(walk, "en")
     assert film["steps"] == [1, 2, 3, 4] and film["labels"][3] == "Step 4 of 4"
     assert (film["columns"], film["rows"]) == (4, 1)
-    assert [len(box) for box in film["shots"]] == [4, 4]
-    assert all(shot.count("<img") == n for box, n in zip(film["shots"], (2, 6), strict=True) for shot in box)
+    below = compute.below(walk, walk.guidance(walk.frames), "en")
+    for shots, n in ((film["pairs"], 2), (below, 6)):
+        assert [shot.count("<img") for shot in shots] == [n] * 4
     assert film["sheet"].count('class="save"') == 1
 
 

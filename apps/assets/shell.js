@@ -565,7 +565,7 @@ Object.assign(window.trugbild, (() => {
   // Steps of a picture to scrub through: all of them are in the page, one is shown. Value: its number.
   function film(element, props, trigger, watch) {
     const range = $("input", element), label = $("output", element), sheet = $(".sheet", element);
-    const boxes = element.querySelectorAll(".shots"), mark = document.createElement("i");
+    const [pairs, more] = element.querySelectorAll(".shots"), mark = document.createElement("i");
     const steps = () => props.film?.steps ?? [];
     function show() {
       if (!steps().length) return;
@@ -573,7 +573,7 @@ Object.assign(window.trugbild, (() => {
       const i = far.indexOf(Math.min(...far));  // a link may name a step that another number of steps lacks
       range.value = i;
       label.textContent = labels[i];
-      for (const box of boxes) [...box.children].forEach((shot, j) => { shot.hidden = j !== i; });
+      for (const box of [pairs, more]) [...box.children].forEach((shot, j) => { shot.hidden = j !== i; });
       mark.style.cssText = `left:${i % columns / columns * 100}%;top:${Math.floor(i / columns) / rows * 100}%;width:${100 / columns}%;height:${100 / rows}%`;
     }
     function go(i) {
@@ -585,9 +585,13 @@ Object.assign(window.trugbild, (() => {
       element.firstElementChild.hidden = !steps().length;
       if (!steps().length) return;
       range.max = steps().length - 1;
-      boxes.forEach((box, k) => { box.innerHTML = props.film.shots[k].map((shot) => `<div>${shot}</div>`).join(""); });
+      fill(pairs, props.film.pairs);
       sheet.innerHTML = props.film.sheet;
       $(".frame", sheet).append(mark);
+      fill(more, props.below ?? []);
+    }
+    function fill(box, shots) {
+      box.innerHTML = shots.map((shot) => `<div>${shot}</div>`).join("");
       show();
     }
     range.addEventListener("input", () => go(Number(range.value)));
@@ -599,6 +603,7 @@ Object.assign(window.trugbild, (() => {
       go(cell(event.clientX, box.left, box.width, columns) + columns * cell(event.clientY, box.top, box.height, rows));
     });
     watch("film", build);
+    watch("below", () => fill(more, props.below ?? []));
     watch("value", show);
     build();
   }
