@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from apps.drawing import ASSETS
 from apps.i18n import say
 from apps.widgets import Figure, Result, data_url, decimal, jpeg
 from pipelines import recipe as recipes
@@ -257,7 +258,7 @@ class Grid(NamedTuple):
     def sheet(self, lang: str) -> Image.Image:
         """One picture of all of them, with the labels."""
         side = max(picture.width for _, picture in self.cells.values())
-        font = ImageFont.load_default(max(12, side // 9))
+        font = ImageFont.truetype(ASSETS / "fonts" / "inter.woff2", max(12, side // 9))
         heads = [wrapped(label(self.x, value, lang), font, side) for value in self.across]
         sides = [wrapped(label(self.y, value, lang), font, side) for value in self.down] if self.y != NOTHING else []
         gap, tall = side // 16, max(font.size * 1.3 * (1 + text.count("\n")) for text in [*heads, *sides])

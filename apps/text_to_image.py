@@ -64,7 +64,7 @@ def build(load: Callable) -> Tab:
                 seed, _ = seed_row(SEED)
                 steps = Slider(*STEPS, 20, step=1, label=t("text.steps_label"))
                 guidance = Slider(*GUIDANCE, 4, step=0.5, label=t("text.guidance"))
-                negative = gr.Textbox(label=t("text.negative"), lines=1, max_lines=3, elem_classes="controls")
+                negative = gr.Textbox("", label=t("text.negative"), lines=1, max_lines=3, elem_classes="controls")
                 sampler = Dropdown(
                     label=t("text.sampler"), value="", choices=[""], filterable=False, elem_classes="controls"
                 )
