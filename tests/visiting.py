@@ -7,7 +7,7 @@ import shutil
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 LANGUAGES = ("de", "en")
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -16,6 +16,7 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 PATIENCE = 60_000  # ms: torch may have to be loaded first, on a machine that trains at the same time
+expect.set_options(timeout=PATIENCE)
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 # Words of one language that the other's page must not show; taken from the files, so it follows them.
 WORD = re.compile(r"[^\W\d_]{4,}")

@@ -1,0 +1,127 @@
+"""The text-to-image tab in Chromium: what a lecturer clicks, and what a student's phone shows."""
+
+import base64
+
+import pytest
+from playwright.sync_api import expect
+from visiting import NARROW, says
+
+from apps import i18n
+from pipelines import recipe
+
+DRAWN = "#drawn figure:has(a.save) img"
+
+
+def drawn(page, old: str | None = None) -> str:
+    """The first picture that can be saved, once it is another one."""
+    page.wait_for_function(
+        "([at, old]) => ![undefined, old].includes(document.querySelector(at)?.src)", arg=[DRAWN, old]
+    )
+    return page.locator(DRAWN).first.get_attribute("src")
+
+
+def kept(page) -> list:
+    """The recipes of the visit's gallery, newest first."""
+    links = page.locator(".visit a.save").evaluate_all("links => links.map(link => link.href)")
+    return [recipe.read(base64.b64decode(link.partition(",")[2])) for link in links]
+
+
+def tab(page, name: str):
+    page.get_by_role("tab", name=i18n.say(f"text.{name}.tab", "en"), exact=True).click()
+
+
+def test_a_picture_is_there_without_a_click(en):
+    page = en.open("tab=text_to_image")
+    drawn(page)
+    assert kept(page)[0].settings["prompt"] == "frog with melon hat"
+
+
+def test_an_example_is_drawn_and_the_visit_remembers(en):
+    page = en.open("tab=text_to_image&steps=4&seed=5")
+    first = drawn(page)
+    chip = i18n.say("text.chips.n2", "en")
+    page.get_by_role("button", name=chip, exact=True).click()
+    says(page, prompt=chip)
+    second = drawn(page, first)
+    assert [made.settings["prompt"] for made in kept(page)[:2]] == [chip, "frog with melon hat"]
+    page.locator(".visit figure").nth(1).get_by_role("button").click()  # what was drawn before comes again
+    assert drawn(page, second) == first
+    assert "prompt" not in page.url, "the default stands in no link"
+
+
+def test_words_are_named_and_added_by_a_click(en):
+    page = en.open("tab=text_to_image&steps=2&prompt=a+frogg")
+    expect(page.locator("#prompt-note")).to_contain_text("frogg")
+    expect(page.locator("#prompt-note b")).to_have_text("frog")
+    page.get_by_text(i18n.say("text.words_known", "en")).click()
+    page.locator("#vocabulary").get_by_role("button", name="owl", exact=True).click()
+    expect(page.locator("#prompt textarea")).to_have_value("a frogg owl")
+    page.locator("#prompt textarea").fill("owl")
+    page.locator("#prompt textarea").press("Enter")
+    expect(page.locator("#prompt-note .prompt-note")).to_have_count(0)
+
+
+def test_the_other_model_brings_its_own_steps(en):
+    page = en.open("tab=text_to_image&steps=2")
+    first = drawn(page)
+    page.get_by_label(i18n.say("text.model", "en")).filter(visible=True).first.click()
+    page.get_by_role("option", name=i18n.say("models.emoji-flux", "en")).click()
+    says(page, model="emoji-flux", steps="8", guidance="3")
+    drawn(page, first)
+    assert kept(page)[0].settings["sampler"] == "Euler"
+
+
+def test_a_cell_of_the_grid_opens_as_a_picture(en):
+    page = en.open("tab=text_to_image&section=grid&xs=1,2&y=seed&ys=7,8")
+    cells = page.locator(".xy td button")
+    expect(cells).to_have_count(4)
+    expect(page.locator("#xy a.save")).to_have_count(1)
+    cells.nth(3).click()
+    says(page, steps="2", seed="8")
+    drawn(page)
+    assert (kept(page)[0].seed, kept(page)[0].settings["steps"]) == (8, 2)
+
+
+def test_several_pictures_and_what_to_do_with_them(en):
+    page = en.open("tab=text_to_image&steps=2&number=4&seed=20")
+    drawn(page)
+    expect(page.locator("#drawn a.save")).to_have_count(4)
+    page.locator("#drawn figure").nth(2).locator("[data-use=set]").click()
+    says(page, seed="22")
+    page.locator("#drawn figure").first.locator("[data-use=noise]").click()
+    says(page, section="noise", photo="drawn")
+    expect(page.locator("#noised img")).to_have_count(3)
+
+
+@pytest.mark.parametrize(("section", "at"), [("steps", "#film img"), ("words", "#read img"), ("noise", "#noised img")])
+@pytest.mark.parametrize("model", ["emoji-sd", "emoji-flux"])
+def test_sections_open_from_a_link(en, section, at, model):
+    page = en.open(f"tab=text_to_image&section={section}&model={model}&steps=4&step=2")
+    page.locator(at).nth(2).wait_for()
+    if section == "steps":
+        shown = page.locator("#film .shots div:not([hidden]) img").filter(visible=True).first
+        before = shown.get_attribute("src")
+        page.locator("#film input[type=range]").fill("3")  # the fourth
+        says(page, step="4")
+        expect(shown).not_to_have_attribute("src", before)
+
+
+def test_two_paths(en):
+    page = en.open("tab=text_to_image&section=paths&steps=3")
+    page.locator("svg.paths").first.wait_for()
+
+
+def test_nonsense_from_a_link_is_said_and_the_page_opens(en):
+    page = en.open("tab=text_to_image&steps=1000000&guidance=nan&sampler=Magic")
+    expect(page.locator(".notice")).to_contain_text("1000000")
+    drawn(page)
+
+
+def test_a_phone_shows_prompt_and_picture(visit):
+    narrow = visit(has_touch=True, is_mobile=True)
+    narrow.page.set_viewport_size(NARROW)
+    page = narrow.open("tab=text_to_image", "de")
+    drawn(page)
+    box = page.locator("#drawn .frame").first.bounding_box()
+    assert box["y"] < NARROW["height"] and box["x"] >= 0 and box["x"] + box["width"] <= NARROW["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
