@@ -40,10 +40,10 @@ class Walk(NamedTuple):
     @classmethod
     def of(cls, load: Callable, asked: Asked, also: int = 0, on_step: Callable | None = None) -> "Walk":
         """Step `also` is among those that are shown."""
-        from pipelines import text_inside
-
         settings = asked._asdict()
         pipeline = load(settings.pop("model"))
+        from pipelines import text_inside  # after `load`, which sees to it that one thread alone imports torch
+
         made = pipeline.trace(**settings)
         which = {*text_inside.spread(len(made.moments), MOST), *([also - 1] if also else [])}
         return cls(pipeline, asked, made, text_inside.frames(pipeline, made, sorted(which), on_step))
@@ -155,10 +155,10 @@ def looks(pictures: list[tuple[Image.Image, str]]) -> list[Figure]:
 
 def looked(load, asked: Asked) -> tuple:
     """-> what was made, the prompt's tokens, its attention: see text_attention."""
-    from pipelines import text_attention
-
     settings = asked._asdict()
     pipeline = load(settings.pop("model"))
+    from pipelines import text_attention  # after `load`, see Walk.of
+
     made = pipeline.trace(**settings)
     return made, text_attention.tokens(pipeline, asked.prompt), text_attention.attention(pipeline, made)
 
@@ -230,13 +230,13 @@ def noise_picture(
 
 def noised(load, asked: Asked, picture, photo: str, time: float, lang: str) -> tuple[Result, list]:
     """-> result, and (t, level) along the whole way."""
-    from pipelines import text_inside
+    pipeline = load(asked.model)
+    from pipelines import text_inside  # after `load`, see Walk.of
 
     if photo == DRAWN and not picture:
         image = drawn(load, asked, registry.revision(registry.get(asked.model)))
     else:
         image = chosen(picture, photo, (*PHOTOS, DRAWN))
-    pipeline = load(asked.model)
     found = text_inside.noise(pipeline, image, asked.prompt, asked.seed, time)
     inputs = {"photo": OWN if picture else photo, "t": time}
     parts = {"signal": decimal(found.level.signal, lang), "noise": decimal(found.level.noise, lang)}

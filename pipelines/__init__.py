@@ -18,6 +18,7 @@ __all__ = ["Model", "Problem", "budget_mb", "discover", "get", "load", "probe", 
 
 _log = logging.getLogger(__name__)
 _guard = threading.Lock()  # for the three tables
+_importing = threading.Lock()  # diffusers comes half imported to a second thread that imports it meanwhile
 _locks: dict[str, threading.Lock] = {}  # one an id: two threads load once
 _loaded: dict[str, tuple[Model, str, object]] = {}  # id -> model, revision, pipeline; least recently used first
 _memory: dict[str, int] = {}  # id -> MB, of what is loaded or being loaded
@@ -46,7 +47,8 @@ def load(id_or_folder: str | Path):
                     return entry[2]
                 del _memory[model.id]  # the folder was trained anew
         folder = hub.fetch(model)
-        tab = importlib.import_module(f"pipelines.{model.tab}")
+        with _importing:
+            tab = importlib.import_module(f"pipelines.{model.tab}")
         with _guard:
             _make_room(model)
             _memory[model.id] = model.memory_mb
