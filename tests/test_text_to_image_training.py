@@ -12,14 +12,21 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from PIL import Image, ImageColor
 from pyarrow import parquet
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from tests import emoji
-from training import autoencoder, common, latents, text_to_image, words
+from training import autoencoder, common, latents, quick, text_to_image, words
 from training.prepare import text_to_image as prepare
 from training.scenes import Scenes, held_out
 
@@ -194,6 +201,32 @@ def test_the_pipelines_see_what_training_saw(pack, cache, objective):
     if objective == "flow":
         x = pipeline._pack_latents(x, 1, *known.shape)
     assert torch.allclose(found, x, atol=1e-4)
+
+
+def test_quick_flux_is_that_of_diffusers():
+    torch.manual_seed(0)
+    net = FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=8, pooled_projection_dim=8, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    ids = FluxPipeline._prepare_latent_image_ids(2, 4, 4, "cpu", torch.float32)
+    told = {
+        "hidden_states": torch.randn(2, 16, 16), "encoder_hidden_states": torch.randn(2, 5, 8), "img_ids": ids,
+        "pooled_projections": torch.randn(2, 8), "timestep": torch.rand(2), "txt_ids": torch.zeros(5, 3),
+    }  # fmt: skip
+    found = []
+    for way in (lambda net: None, quick.quick_flux):
+        way(net)
+        net.zero_grad()
+        with quick.plain_attention(torch.device("cpu")):
+            v = net(**told).sample
+        v.square().mean().backward()
+        found.append({"v": v.detach()} | {name: p.grad.clone() for name, p in net.named_parameters()})
+    for name, value in found[0].items():
+        off = (found[1][name] - value).abs().max()
+        assert off <= 5e-3 * value.abs().max() + 1e-7, name  # erf is not tanh
 
 
 # ---- data

@@ -40,6 +40,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from training import common, words
 from training.common import option
 from training.latents import HELD_OUT, HELD_OUT_SEED, VAE_FILES, Latents
+from training.quick import plain_attention, quick_flux
 from training.scenes import LANGUAGES, SIZE, Scenes
 
 PROMPTS = (  # of the sheet; the first pair is never trained on
@@ -66,7 +67,7 @@ class Config(common.Config):
     lr: float = option(4e-4, "learning rate at its highest")
     precision: Literal["fp32", "bf16"] = option("bf16", "of the forward pass; weights stay in fp32")
     drop: float = option(0.1, "share of captions that are dropped, for guidance")
-    length: int = option(32, "tokens of a prompt")
+    length: int = option(24, "tokens of a prompt; captions have 12, seldom 20")
     text_width: int = option(256, "of the text encoders")
     text_layers: int = option(3, "of the text encoders")
     channels: tuple[int, ...] = option((96, 192, 256), "diffusion: widths of the UNet; the first has no attention")
@@ -218,7 +219,7 @@ class Flow(Painter):
             T5Config(
                 vocab_size=len(self.tokenizer_2), d_model=config.text_width, d_ff=2 * config.text_width,
                 d_kv=config.text_width // config.heads, num_layers=config.text_layers, num_heads=config.heads,
-                dropout_rate=0.0, feed_forward_proj="gated-gelu",
+                dropout_rate=0.0, feed_forward_proj="gated-silu",
             )
         )  # fmt: skip
         head = config.width // config.heads
@@ -361,7 +362,9 @@ def main(config: Config) -> None:
 
     every = [text for language in LANGUAGES for text in texts[language]]
     painter = PAINTERS[config.objective](config, latents, every, words.known(scenes, texts))
-    painter.to(run.device, memory_format=torch.channels_last)
+    painter.to(run.device)
+    if config.objective == "flow":
+        quick_flux(painter.transformer)
     ema = common.EMA(painter)
     optimizer = torch.optim.AdamW(painter.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     run.track(model=painter, ema=ema, optimizer=optimizer)
@@ -371,9 +374,9 @@ def main(config: Config) -> None:
         rate = common.cosine(max(0, step - config.steps + last), last)
         common.set_lr(optimizer, config.lr * rate * min(1, (step + 1) / 500))
         chosen = run.indices(config.scenes)
-        x = latents[chosen].to(run.device, memory_format=torch.channels_last)
+        x = latents[chosen].to(run.device)
         tokens = [ids.to(run.device) for ids in painter.tokenize(captions(run, scenes, chosen))]
-        with run.autocast():
+        with run.autocast(), plain_attention(run.device):
             loss = painter.loss(x, run.noise(latents.shape), spread(run.noise((), "times", uniform=True)), tokens)
         norm = run.update(loss, optimizer, max_norm=1.0)
         ema.update(painter, min(config.ema, (step + 1) / (step + 10)))

@@ -1,9 +1,9 @@
-"""A training step of a convolutional net with --precision bf16 (or compiled as well) against the plain fp32 step.
+"""Training steps as the scripts do them (--precision bf16) against plain fp32 steps of the same nets.
 
-    python tests/benchmarks/train_step.py [--times 15] [--compile]
+    python tests/benchmarks/train_step.py [--net flow] [--times 15] [--compile]
 
-The same net, optimizer and pictures; the ways take turns, so that a busy machine slows all of them; the figures
-are ratios of medians.
+The same net, optimizer and data; the ways take turns, so that a busy machine slows all of them; the figures are ratios
+of medians. A single core is measured, in its own seconds: the trainings run on one each.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -22,55 +23,90 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from tests.benchmarks.machine import machine
+from training import text_to_image
+from training.quick import plain_attention, quick_flux
+
+Loss = Callable[[torch.nn.Module], torch.Tensor]
 
 
-def stepper(net: AutoencoderKL, x: torch.Tensor, bf16: bool, compiled: bool) -> Callable[[], None]:
-    """One update of a copy of net, to reproduce x."""
+def autoencoder() -> tuple[torch.nn.Module, Loss, str]:
+    """-> net, what it learns, in words"""
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    net = AutoencoderKL(**kinds, block_out_channels=(32, 64, 64), norm_num_groups=16)
+    x = torch.rand(8, 3, 64, 64) * 2 - 1
+    return net, lambda net: F.mse_loss(net(x, sample_posterior=False).sample.float(), x), "8 pictures of 64 px"
+
+
+def painter(objective: str) -> tuple[torch.nn.Module, Loss, str]:
+    config = text_to_image.Config(data="", out=Path("x"), objective=objective)
+    latents = SimpleNamespace(vae=None, shape=(16, 16, 16))
+    net = text_to_image.PAINTERS[objective](config, latents, list(text_to_image.PROMPTS), {})
+    n = config.batch_size
+    x, noise, u = torch.randn(n, *latents.shape), torch.randn(n, *latents.shape), torch.rand(n)
+    tokens = net.tokenize(list(text_to_image.PROMPTS) * n)
+    tokens = [ids[:n] for ids in tokens]
+    return net, lambda net: net.loss(x, noise, u, tokens), f"{n} latents of 16 x 16 x 16, text encoders included"
+
+
+NETS = {
+    "autoencoder": autoencoder,
+    "diffusion": lambda: painter("diffusion"),
+    "flow": lambda: painter("flow"),
+}
+
+
+def stepper(net: torch.nn.Module, loss: Loss, bf16: bool, compiled: bool) -> Callable[[], None]:
+    """One update of a copy of net."""
     net = deepcopy(net)
-    optimizer = torch.optim.Adam(net.parameters(), fused=bf16)
-    autocast = torch.autocast(x.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-4, fused=bf16)
+    if bf16 and hasattr(net, "transformer"):
+        quick_flux(net.transformer)
     if compiled:
         net.compile()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast:
-            y = net(x, sample_posterior=False).sample
-        F.mse_loss(y.float(), x).backward()
+        with contextlib.ExitStack() as stack:
+            if bf16:
+                stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+                stack.enter_context(plain_attention(torch.device("cpu")))
+            value = loss(net)
+        value.backward()
         optimizer.step()
-        if x.is_cuda:
-            torch.cuda.synchronize()
 
     return step
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=15)
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile as well; takes a minute")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def measure(name: str, times: int, compiled: bool) -> None:
     torch.manual_seed(0)
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
-    net = AutoencoderKL(**kinds, block_out_channels=(32, 64, 64), norm_num_groups=16).to(device)
-    x = torch.rand(8, 3, 64, 64, device=device) * 2 - 1
-    ways = {"fp32": stepper(net, x, False, False), "bf16": stepper(net, x, True, False)}
-    if args.compile:
-        ways["bf16, compiled"] = stepper(net, x, True, True)
+    net, loss, what = NETS[name]()
+    ways = {"fp32": stepper(net, loss, False, False), "bf16": stepper(net, loss, True, False)}
+    if compiled:
+        ways["bf16, compiled"] = stepper(net, loss, True, True)
     for step in ways.values():  # once without a clock: compiles, warms up
         step()
-    seconds = {name: [] for name in ways}
-    for _ in range(args.times):
-        for name, step in ways.items():
-            began = time.perf_counter()
+    seconds = {way: [] for way in ways}
+    for _ in range(times):
+        for way, step in ways.items():
+            began = time.process_time()
             step()
-            seconds[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"{machine()}; torch {torch.__version__}, {where}")
-    print(f"AutoencoderKL, {sum(p.numel() for p in net.parameters()):,} parameters, {len(x)} pictures of 64 px")
-    for name, median in medians.items():
-        print(f"{name:16} {1000 * median:7.0f} ms a step  {medians['fp32'] / median:5.2f} times as fast")
+            seconds[way].append(time.process_time() - began)
+    medians = {way: statistics.median(values) for way, values in seconds.items()}
+    print(f"{name}: {sum(p.numel() for p in net.parameters()):,} parameters, {what}")
+    for way, median in medians.items():
+        print(f"  {way:14} {1000 * median:7.0f} ms a step  {medians['fp32'] / median:5.2f} times as fast", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", choices=NETS, help="this one alone")
+    parser.add_argument("--times", type=int, default=15)
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile as well; takes minutes")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{machine()}; torch {torch.__version__}, one thread")
+    for name in [args.net] if args.net else NETS:
+        measure(name, args.times, args.compile)
 
 
 if __name__ == "__main__":
