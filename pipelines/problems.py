@@ -74,6 +74,17 @@ SENTENCES = {
     "axis_length": "{name} has {value} values; 1 to {most} are possible.",
     "too_many_cells": "The grid would have {value} pictures; at most {most} are possible, so strike out some values.",
     "unknown_pipeline": "{model} is a {value}, which this app cannot drive; pick another model.",
+    # texts of other tools
+    "parameters_format": "Only PNG, JPEG and WebP files carry parameters.",
+    "no_parameters": "There are no parameters in it; paste the text that stands below a picture in A1111 or Forge, or "
+    "open the file as saved there.",
+    "parameters_broken": "These parameters cannot be used: {field} cannot be read.",
+    "parameters_too_large": "The parameters in this picture are longer than {limit} kB and are not read.",
+    # conditions of ControlNet
+    "no_detector": "{name} needs the package controlnet-aux with a torchvision that fits torch, and one of them is "
+    "missing here; install them or pick another condition, canny for example.",
+    "revision_unknown": "No version of {model} is pinned here; set {variable} to the commit shown on {url} and start "
+    "again.",
     # one's own face
     "no_face": "No face was found in this picture; take one in which a face looks into the camera in good light.",
     "several_faces": "There are {count} faces in this picture; cut out the one that is meant.",

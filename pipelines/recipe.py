@@ -15,7 +15,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from xml.sax.saxutils import quoteattr, unescape
@@ -153,33 +153,47 @@ def first(folder: Path) -> tuple[Image.Image, Recipe] | None:
     return (open_picture(file), read(file)) if file.is_file() else None
 
 
-def _from_png(stream: io.BufferedIOBase) -> str:
+def png_chunks(stream: io.BufferedIOBase, kinds: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, int, bytes]]:
+    """(kind, data, length, checksum) of chunks of these kinds; of a long one the beginning, which `length` tells."""
     for _ in range(MAX_CHUNKS):
-        length, kind = struct.unpack(">I4s", _exactly(stream, 8))
+        length, kind = struct.unpack(">I4s", exactly(stream, 8))
         if kind == b"IEND":
-            raise Problem("no_recipe")
-        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+            return
+        if kind not in kinds:
             stream.seek(length + 4, io.SEEK_CUR)
             continue
-        data = _exactly(stream, min(length, LIMIT_KB * 1024 + 200))  # what is longer is too long whatever it says
+        data = exactly(stream, min(length, LIMIT_KB * 1024 + 200))  # what is longer is too long whatever it says
+        stream.seek(length - len(data), io.SEEK_CUR)
+        yield kind, data, length, exactly(stream, 4)
+    raise Problem("picture_broken")
+
+
+def png_text(stream: io.BufferedIOBase, wanted: bytes) -> tuple[bytes, str] | None:
+    """The text under a key as bytes, and the encoding it is in by the rules of PNG; None where there is none."""
+    for kind, data, length, checksum in png_chunks(stream, (b"tEXt", b"zTXt", b"iTXt")):
         key, _, rest = data.partition(b"\0")
-        if key != b"trugbild":
-            stream.seek(length - len(data) + 4, io.SEEK_CUR)
+        if key != wanted:
             continue
         if length > len(data):
             raise Problem("recipe_too_large", limit=LIMIT_KB)
-        if _exactly(stream, 4) != struct.pack(">I", zlib.crc32(kind + data)):
+        if checksum != struct.pack(">I", zlib.crc32(kind + data)):
             raise Problem("picture_broken")
         if kind == b"tEXt":
-            return rest.decode("latin-1")
+            return rest, "latin-1"
         if kind == b"zTXt":
-            return _inflate(rest[1:]).decode("latin-1")
+            return _inflate(rest[1:]), "latin-1"
         compressed, rest = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]  # flag, method, language, translated key
-        try:
-            return (_inflate(rest) if compressed else rest).decode("utf-8")
-        except UnicodeDecodeError:
-            raise Problem("recipe_broken", field="JSON") from None
-    raise Problem("picture_broken")
+        return (_inflate(rest) if compressed else rest), "utf-8"
+    return None
+
+
+def _from_png(stream: io.BufferedIOBase) -> str:
+    if not (found := png_text(stream, b"trugbild")):
+        raise Problem("no_recipe")
+    try:
+        return str(*found)
+    except UnicodeDecodeError:
+        raise Problem("recipe_broken", field="JSON") from None
 
 
 def _from_webp(stream: io.BufferedIOBase) -> str:
@@ -193,7 +207,7 @@ def _from_webp(stream: io.BufferedIOBase) -> str:
             if length > 8 * LIMIT_KB * 1024:  # escaping makes it longer, six times at most
                 raise Problem("recipe_too_large", limit=LIMIT_KB)
             # A parser of XML would only add ways to be attacked: what we wrote has exactly this form.
-            found = re.search(rb' trugbild:recipe="([^"]*)"', _exactly(stream, length))
+            found = re.search(rb' trugbild:recipe="([^"]*)"', exactly(stream, length))
             if not found:
                 raise Problem("no_recipe")
             return unescape(found[1].decode("latin-1"), {"&quot;": '"'})
@@ -201,7 +215,8 @@ def _from_webp(stream: io.BufferedIOBase) -> str:
     raise Problem("picture_broken")
 
 
-def _exactly(stream: io.BufferedIOBase, n: int) -> bytes:
+def exactly(stream: io.BufferedIOBase, n: int) -> bytes:
+    """The next n bytes, or Problem picture_broken where the file ends before."""
     data = stream.read(n)
     if len(data) < n:
         raise Problem("picture_broken")
