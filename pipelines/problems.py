@@ -85,6 +85,9 @@ SENTENCES = {
     "missing here; install them or pick another condition, canny for example.",
     "revision_unknown": "No version of {model} is pinned here; set {variable} to the commit shown on {url} and start "
     "again.",
+    "too_large_to_upscale": "This picture would become {width} x {height} pixels large; at most {limit} megapixels and "
+    "{side} pixels a side are possible, so take a smaller one or enlarge it less.",
+    "upscaler_setting": "{variable} names neither the file {file} nor a folder with it; set it anew or leave it out.",
     # one's own face
     "no_face": "No face was found in this picture; take one in which a face looks into the camera in good light.",
     "several_faces": "There are {count} faces in this picture; cut out the one that is meant.",

@@ -21,6 +21,7 @@ DIRECTIONS = ("AtoB", "BtoA")  # of a pair of domains: what its folders are call
 APACHE = ("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 MIT = ("MIT", "https://opensource.org/license/mit")
 BSD_2 = ("BSD-2-Clause", "https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix/blob/master/LICENSE")
+BSD_3 = ("BSD-3-Clause", "https://github.com/xinntao/Real-ESRGAN/blob/master/LICENSE")
 NVIDIA = (
     "NVIDIA Source Code License (non-commercial)",
     "https://github.com/NVlabs/stylegan2/blob/master/LICENSE.txt",
@@ -142,6 +143,14 @@ MODELS = (
     _text("emoji-flux", "flow", 8, 3.0,
           (f"transformer/{WEIGHTS}", "text_encoder/model.safetensors", "text_encoder_2/model.safetensors")),
 )
+# Nets that work for a tab but are none of its models: recipes may name them, no picker shows them.
+# The authors' own file lies on GitHub, release v0.2.5.0; on the hub it is part of other people's Spaces.
+TOOLS = (
+    Model("realesr-animevideov3", "text_to_image", "upscaler", "guetLzy/Real-ESRGAN-Demo", *BSD_3, 2022,
+          "32fc289a0d37eefa4b76839e0ad2a51587c3e49a", memory_mb=300, repo_type="space",
+          files={"weights/realesr-animevideov3.pth":
+                 "b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d"}),
+)
 # fmt: on
 
 # One's own folder may also hold tensor files in torch's format, if they are exactly these (madebyollin/taesd 5cccb12).
@@ -169,7 +178,7 @@ def models(tab: str | None = None) -> list[Model]:
 
 def get(id: str) -> Model:
     """The model of that id, or Problem("unknown_model")."""
-    for model in models():
+    for model in (*models(), *TOOLS):
         if model.id == id:
             return model
     raise Problem("unknown_model", model=id)
