@@ -1,7 +1,8 @@
 """Upscaling: a picture twice or four times as wide and high, drawn by a small net (models/compact_upscaler.py).
 
 The net was trained on drawn films: it makes outlines sharp and areas calm, photographs look painted, and areas become
-a little lighter, some greens by 8 of 255. The other method is interpolation, which invents nothing. Limits: upscaling_space.py. `on_step(i, n, None)` may raise to stop.
+a little lighter, some greens by 8 of 255. The other method is interpolation, which invents nothing. Limits:
+upscaling_space.py. `on_step(i, n, None)` may raise to stop.
 
 The picture is worked on in tiles, each with as much around it as the net sees: exact, no seam, in bounded memory.
 """
