@@ -81,6 +81,7 @@ SENTENCES = {
     "parameters_broken": "These parameters cannot be used: {field} cannot be read.",
     "parameters_too_large": "The parameters in this picture are longer than {limit} kB and are not read.",
     # conditions of ControlNet
+    "no_pose": "No person was found in this picture; take one in which somebody can be seen from head to foot.",
     "no_detector": "{name} needs the package controlnet-aux with a torchvision that fits torch, and one of them is "
     "missing here; install them or pick another condition, canny for example.",
     "revision_unknown": "No version of {model} is pinned here; set {variable} to the commit shown on {url} and start "
