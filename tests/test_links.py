@@ -234,9 +234,12 @@ def test_what_the_model_cannot_show_is_said(page, query):
 
 def test_try_this_links_are_legal(page):
     found = {lang: re.findall(r"\]\(\?([^)\s]+)\)", "\n".join(i18n.texts(lang).values())) for lang in LANGUAGES}
-    assert found["de"] == found["en"]
+    plain = {lang: [re.sub("prompt=[^&]*", "", query) for query in found[lang]] for lang in LANGUAGES}
+    assert plain["de"] == plain["en"], "the same but for the words of a prompt"
     assert len(found["en"]) >= 3
-    for query in found["en"]:
+    for query in (query for lang in LANGUAGES for query in found[lang]):
+        if QueryParams(query)["tab"] not in page.tabs:  # hidden until its models are trained
+            continue
         opened = Page(page, query)
         assert opened.notice == ""
         tab = page.tabs[QueryParams(query)["tab"]]
