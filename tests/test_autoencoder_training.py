@@ -13,6 +13,7 @@ import pipelines
 from pipelines import runtime
 from tests import emoji
 from training import autoencoder, common
+from training.latents import digest
 from training.scenes import Scenes
 
 
@@ -82,6 +83,21 @@ def test_same_seed_same_model(pack, tmp_path):
     a, b, c = (load_file(tmp_path / out / "diffusion_pytorch_model.safetensors") for out in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not all(torch.equal(a[key], c[key]) for key in a)
+
+
+def test_a_decoder_goes_on_and_latents_stay(pack, tmp_path):
+    train(pack, tmp_path / "a")
+    train(pack, tmp_path / "b", "--encoder", tmp_path / "a", "--channels", "4", "--seed", 1)
+    a, b = (load_file(tmp_path / out / "diffusion_pytorch_model.safetensors") for out in "ab")
+    learnt = {key.split(".")[0] for key in a if not torch.equal(a[key], b[key])}
+    assert learnt == {"decoder", "post_quant_conv"}
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    scaling = [AutoencoderKL.load_config(tmp_path / out)["scaling_factor"] for out in "ab"]
+    assert scaling[0] == scaling[1]
+    facts = json.loads((tmp_path / "b" / "training.json").read_text())
+    assert (facts["config"]["encoder"], facts["figures"]["crops_of_scenes_seen"]) == ("a", 16)
+    with pytest.raises(common.TrainingError, match="nothing is no folder of an AutoencoderKL"):
+        train(pack, tmp_path / "c", "--encoder", tmp_path / "nothing")
 
 
 def test_without_photographs_the_card_names_none(pack, tmp_path):

@@ -130,6 +130,14 @@ def test_goes_on_bit_for_bit(pack, cache, tmp_path, objective):
         assert all(torch.equal(value, cut["tracked"][part][key]) for key, value in whole["tracked"][part].items())
 
 
+def test_a_run_may_be_given_more_steps(pack, cache, tmp_path):
+    for steps, more in ((1, ()), (2, ("--resume",))):
+        train(pack, cache, tmp_path / "a", "diffusion", "--steps", steps, *more)
+    assert common.read_state(tmp_path / "a" / "state" / "state.safetensors")["run"]["step"] == 2
+    with pytest.raises(common.TrainingError, match="has lr"):
+        train(pack, cache, tmp_path / "a", "diffusion", "--steps", 3, "--resume", "--lr", 1)
+
+
 def test_tokens_keep_their_numbers():
     """In every process: what resumes must read as before. Pairs of letters are often equally frequent."""
     code = "from tests.test_text_to_image_training import numbers; print(numbers())"

@@ -2,6 +2,7 @@
 
     python -m training.autoencoder --data ../shared/data/emoji --out runs/emoji-vae
     ... --photos ../shared/data/style/flower-daisy.parquet,../shared/data/faces/faces-color-128.parquet
+    ... --encoder runs/emoji-vae --out runs/emoji-vae-2   # only its decoder learns on: latents stay what they are
 
 OUT is a folder of diffusers' AutoencoderKL from the first snapshot on; add --resume to go on after a stop. Scenes are
 composed while it trains (training/scenes.py); photographs are a share of each batch, so that it can be honest about
@@ -12,10 +13,14 @@ is soft or moved costs more than a shade that is off. A weak KL term keeps the l
 as large must decode to the picture made half as large (Kouzelis et al. 2025, EQ-VAE): latents become smooth, and easier
 to learn for what is trained on them. At the end the mean of the latent is folded into the 1 x 1 convolutions around it,
 so its shift is 0, and scaling_factor makes its standard deviation 1.
+
+With --encoder, a decoder goes on by itself, as Stable Diffusion's did (the weights "ft-mse"): what was trained on the
+latents need not be trained again.
 """
 
+import json
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +53,7 @@ class Config(common.Config):
     latent_channels: int = option(16, "numbers at each place of the latent")
     layers: int = option(1, "residual blocks at each size of the encoder; the decoder has one more")
     crop: int = option(64, "side of a crop in px; detailed places are preferred")
+    encoder: str = option("", "folder of an AutoencoderKL to go on from; its encoder stays, its widths count")
     photos: str = option("", "files of pictures to train on beside the scenes, separated by commas")
     photo_share: float = option(0.2, "of a batch, if there are photos")
     gradient_weight: float = option(1.0, "of the loss of differences between neighbours")
@@ -138,6 +144,21 @@ def build(config: Config) -> AutoencoderKL:
     )
 
 
+def with_encoder(config: Config) -> tuple[Config, AutoencoderKL, int]:
+    """What `config.encoder` names: config with its sizes, the model with all but the decoder fixed, crops it saw."""
+    folder = Path(config.encoder)
+    try:
+        model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).train()
+    except (OSError, ValueError) as error:
+        raise common.TrainingError(f"{folder.name} is no folder of an AutoencoderKL.") from error
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)
+    sizes = {"channels": tuple(model.config.block_out_channels), "latent_channels": model.config.latent_channels}
+    card = folder / "training.json"
+    seen = json.loads(card.read_text("utf-8"))["figures"]["crops_of_scenes_seen"] if card.exists() else 0
+    return replace(config, encoder=folder.name, **sizes), model, seen
+
+
 class Pass(torch.nn.Module):
     """One training pass as a module, so that it can be compiled: x, noise -> reconstruction, of half size, KL."""
 
@@ -218,6 +239,9 @@ def describe(config: Config, figures: dict) -> dict:
 
 
 def main(config: Config) -> None:
+    model, seen = None, 0
+    if config.encoder:
+        config, model, seen = with_encoder(config)
     if config.crop % 2 ** len(config.channels) or config.crop > SIZE:
         raise common.TrainingError(
             f"--crop is a multiple of {2 ** len(config.channels)} up to {SIZE}, not {config.crop}."
@@ -228,11 +252,13 @@ def main(config: Config) -> None:
     sources = [source for source in config.photos.split(",") if source]
     photos = torch.cat([common.load_images(s, SIZE, fit="crop").pixels for s in sources]) if sources else None
 
-    model = build(config).to(run.device, memory_format=torch.channels_last)
+    model = (model or build(config)).to(run.device, memory_format=torch.channels_last)
     ema = common.EMA(model)
-    optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, config.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     run.track(model=model, ema=ema, optimizer=optimizer)
-    halves = max(1, config.batch_size // run.world // 4) if config.half_weight else 0  # a quarter is enough
+    # a quarter is enough; it is for the encoder's sake
+    halves = max(1, config.batch_size // run.world // 4) if config.half_weight and not config.encoder else 0
     both = torch.compile(Pass(model, halves), disable=not config.compile)
     latent = config.crop // 2 ** (len(config.channels) - 1)
 
@@ -257,13 +283,14 @@ def main(config: Config) -> None:
             run.picture("scenes", sheet(test[:32], y[:32]))
         if run.due(config.snapshot_every):
             finished = deepcopy(ema.module)
-            normalise(finished, scenes.pictures(range(256)).to(run.device) / 127.5 - 1)
+            if not config.encoder:
+                normalise(finished, scenes.pictures(range(256)).to(run.device) / 127.5 - 1)
             finished = finished.half().float()  # figures are of the weights as they are shipped
             db = psnr(reconstruct(finished, test.to(run.device)), test)
             figures = {
                 "psnr_held_out_scenes": round(db.mean().item(), 2),
                 "psnr_worst_of_64": round(db.min().item(), 2),
-                "crops_of_scenes_seen": (step + 1) * (config.batch_size - config.photos_in),
+                "crops_of_scenes_seen": seen + (step + 1) * (config.batch_size - config.photos_in),
                 "numbers_in_latent": config.latent_channels * (SIZE * latent // config.crop) ** 2,
             }
             run.save(finished, describe(config, figures))

@@ -100,6 +100,7 @@ class Config:
     sample_every: int = option(1000, "steps between pictures of samples")
     resume: bool = option(False, "go on from the checkpoint in OUT if there is one")
     dry_run: bool = option(False, "check data, sizes and memory, run two steps, say what would happen")
+    may_change: typing.ClassVar[frozenset[str]] = frozenset()  # when a run goes on, beside FREE
 
 
 # Fields that may differ between a run and its continuation: they do not change what is computed.
@@ -107,6 +108,11 @@ FREE = {
     "data",
     "backgrounds",
     "latents",
+    "model",
+    "prompts",
+    "source",
+    "licence",
+    "attribution",
     "out",
     "cpu",
     "log_every",
@@ -442,13 +448,14 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def _load(self) -> None:
+        config = self.config
         try:
             state = read_state(self.state_path)
             own, tracked = state["run"], state["tracked"]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise TrainingError(f"{self.state_path.name} is not a checkpoint of a run.") from error
         for name, value in self._config().items():
-            if name not in FREE and own["config"].get(name) != value:
+            if name not in FREE | config.may_change and own["config"].get(name) != value:
                 was = own["config"].get(name)
                 raise TrainingError(f"The run in {self.folder.name} has {name} {was}, not {value}.")
         if tracked.keys() != self.tracked.keys():

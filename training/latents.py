@@ -5,7 +5,8 @@ about as much as the step that learns from them, again in every epoch and for ev
 
 OUT gets vae/ (a copy of the autoencoder's two files: the latents belong to it), parts of 2,048 scenes in order of their
 index, and held-out.safetensors, of pairs that no training sees. What is there already is kept: run it again after a
-stop, or with more scenes. Only pictures are cached: facts are functions of (seed, index), captions are drawn anew.
+stop, with more scenes, or with a decoder that learnt on (training.autoencoder --encoder), which vae/ then holds. Only
+pictures are cached: facts are functions of (seed, index), captions are drawn anew.
 """
 
 import argparse
@@ -28,10 +29,15 @@ VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 def digest(vae: Path) -> str:
-    """Which autoencoder: the start of its weights' sha256."""
+    """Which encoder: the start of the sha256 of its weights. The decoder has no say in what latents are."""
+    sha = hashlib.sha256()
     try:
-        return hashlib.sha256((vae / VAE_FILES[1]).read_bytes()).hexdigest()[:12]
-    except OSError as error:
+        with safe_open(vae / VAE_FILES[1], "pt") as file:
+            for name in sorted(file.keys()):
+                if name.startswith(("encoder.", "quant_conv.")):
+                    sha.update(name.encode() + file.get_tensor(name).numpy().tobytes())
+        return sha.hexdigest()[:12]
+    except (OSError, SafetensorError) as error:
         raise TrainingError(f"{vae.name} is no autoencoder: {VAE_FILES[1]} is missing.") from error
 
 
