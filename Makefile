@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder train-text-to-image train-style
+.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder train-text-to-image train-style train-lora train-controlnet
 
 demo: .venv/app
 	$(BIN)/python apps/main.py $(ARGS)
@@ -41,6 +41,15 @@ OUT ?= runs/emoji-sd
 train-text-to-image: .venv/training
 	$(BIN)/python -m training.latents --data $(DATA)/emoji --vae runs/emoji-vae --out runs/emoji-latents
 	nice -n 19 $(BIN)/python -m training.text_to_image --objective $(OBJECTIVE) --data $(DATA)/emoji --resume --out $(OUT) $(ARGS)
+
+# From pictures of one's own and metadata.jsonl in PICTURES: make train-lora PICTURES=my-pictures OUT=runs/my-lora ARGS="--model ..."
+train-lora: .venv/training
+	nice -n 19 $(BIN)/python -m training.lora --data $(PICTURES) --resume --out $(OUT) $(ARGS)
+
+# After text to image, for its latents; run again after a stop.
+train-controlnet: .venv/training
+	nice -n 19 $(BIN)/python -m training.controlnet --data $(DATA)/emoji --latents runs/emoji-latents --resume \
+		--out runs/emoji-sd-canny $(ARGS)
 
 # Two pairs, both directions each; run again after a stop. Left out: a night, two trains and a rock that no Monet answers to.
 STYLE = nice -n 19 $(BIN)/python -m training.style_transfer --data $(DATA) --resume --ngf 24 --identity-every 4 --steps 10000 \
