@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .problems import Problem, number, plain, whole
 from .recipe import LIMIT_KB, MAX_CHUNKS, exactly, png_chunks, png_text
+from .text_given import Lora
 from .text_space import EVERY_SAMPLER, GUIDANCE, STEPS, prompt_text
 
 SIDE = (1, 16384)  # px; what a model can draw is the model's business
@@ -46,12 +47,6 @@ _TAG = re.compile(r"<([A-Za-z]\w{0,19}):([^<>\n]{1,200})>")
 _CAPITALS = re.compile(r"\b(?:BREAK|AND|ADDCOMM|ADDROW|ADDCOL|ADDBASE|TOPP)\b")
 _WILDCARD = re.compile(r"__[\w\-/*]{1,60}__|\\[()\[\]]|\bembedding:[\w\-.]{1,60}")
 _NEGATIVE = "Negative prompt:"
-
-
-@dataclass(frozen=True)
-class Lora:
-    name: str
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,13 @@ SENTENCES = {
     "axis_length": "{name} has {value} values; 1 to {most} are possible.",
     "too_many_cells": "The grid would have {value} pictures; at most {most} are possible, so strike out some values.",
     "unknown_pipeline": "{model} is a {value}, which this app cannot drive; pick another model.",
+    "not_multiple": "{name} is {value}; it must be a multiple of {multiple}.",
+    "cannot_be_given": "{model} cannot be given that together ({what}); pick another model or leave something out.",
+    "empty_mask": "Nothing is marked to be drawn anew; brush over a place first.",
+    "guide_never": "The control begins at {begin} and ends at {end}, so it never counts; let it end later.",
+    "no_step_left": "Of {steps} steps none is left at strength {strength}; take more steps or a higher strength.",
+    "wrong_base": "{name} goes with {base}, not with {model}; pick that model or leave it out.",
+    "lora_misfit": "{name} holds no change that fits {model}; it was made for another kind of model or is damaged.",
     # texts of other tools
     "parameters_format": "Only PNG, JPEG and WebP files carry parameters.",
     "no_parameters": "There are no parameters in it; paste the text that stands below a picture in A1111 or Forge, or "

@@ -48,6 +48,7 @@ class Model:
     )  # on the hub: name -> sha256, None for small JSON, see ASK
     path: Path | None = None  # where the files lie, unless on the hub
     repo_type: str = "model"  # on the hub; or "space"
+    base: str = ""  # id of the model that it goes with, or was made from
 
     @property
     def card_url(self) -> str | None:
@@ -150,6 +151,7 @@ TAEF2_FILES = {
 # A folder that diffusers wrote says by its class which tab it belongs to.
 PIPELINES = {"StableDiffusionPipeline": "diffusion", "FluxPipeline": "flow"}
 CLASSES = {"AutoencoderKL": ("vae_playground", "photo"), "AutoencoderTiny": ("vae_playground", "photo")}
+COMPANIONS = ("controlnet", "lora")  # kinds that go with a model, their `base`
 # Kinds of nets that other parts use by themselves: nobody picks them.
 HELPERS = ("alignment",)
 
@@ -158,16 +160,17 @@ _own: dict[str, Model] = {}  # folders of one's own, by id
 _lock = threading.Lock()
 
 
-def models(tab: str | None = None) -> list[Model]:
-    """The models of a tab (or all): MODELS in their order, then folders of one's own as they were registered."""
+def models(tab: str | None = None, *kinds: str) -> list[Model]:
+    """The models of a tab (or all), of those kinds or of all that can be picked by themselves: MODELS in their order,
+    then folders of one's own as they were registered."""
     with _lock:
-        every = [*MODELS, *_own.values()]
-    return [model for model in every if tab in (None, model.tab)]
+        every = [model for model in (*MODELS, *_own.values()) if tab in (None, model.tab)]
+    return [model for model in every if (model.kind in kinds if kinds else model.kind not in COMPANIONS)]
 
 
 def get(id: str) -> Model:
     """The model of that id, or Problem("unknown_model")."""
-    for model in (*models(), *TOOLS):
+    for model in (*models(), *models(None, *COMPANIONS), *TOOLS):
         if model.id == id:
             return model
     raise Problem("unknown_model", model=id)
@@ -200,9 +203,9 @@ def register_folder(path: str | Path) -> Model:
     except OSError:
         raise Problem("folder_missing", folder=path.name) from None
     weights = {name: None for name in _weights(path) if name.endswith(".safetensors")}
-    licence, year, defaults = "", None, {}
+    licence, year, defaults, base = "", None, {}, ""
     if "training.json" in names:
-        tab, kind, licence, year, defaults = _training(path)
+        tab, kind, licence, year, defaults, base = _training(path)
         if kind in HELPERS:
             raise Problem("folder_helper", folder=path.name)
     elif names >= TAEF2_FILES.keys():
@@ -221,7 +224,9 @@ def register_folder(path: str | Path) -> Model:
         known = {model.path: id for id, model in _own.items()}
         names = (f"local/{path.name}{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
         id = known.get(path) or next(id for id in names if id not in _own)
-        model = Model(id, tab, kind, "folder", licence, "", year, None, False, memory_mb, defaults, weights, path)
+        model = Model(
+            id, tab, kind, "folder", licence, "", year, None, False, memory_mb, defaults, weights, path, base=base
+        )
         _own[id] = model
     return model
 
@@ -275,20 +280,22 @@ def _json(file: Path, folder: str, name: str) -> dict:
     return value
 
 
-def _training(path: Path) -> tuple[str, str, str, int | None, dict]:
+def _training(path: Path) -> tuple[str, str, str, int | None, dict, str]:
     facts = _json(path / "training.json", path.name, "training.json")
     tab, kind = facts.get("tab"), facts.get("kind")
     licence, year, defaults = facts.get("licence", ""), facts.get("year"), facts.get("defaults", {})
+    base = facts.get("base", "")
     for name, good in {
         "tab": tab in TABS,
         "kind": isinstance(kind, str) and kind.isidentifier(),
         "licence": isinstance(licence, str),
         "year": year is None or isinstance(year, int),
         "defaults": isinstance(defaults, dict),
+        "base": isinstance(base, str) and bool(base) == (kind in COMPANIONS),
     }.items():
         if not good:
             raise Problem("folder_broken", folder=path.name, field=name)
-    return tab, kind, licence, year, defaults
+    return tab, kind, licence, year, defaults, base
 
 
 def class_name(path: Path, file: str = "config.json") -> str | None:

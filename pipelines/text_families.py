@@ -1,8 +1,9 @@
 """What differs between the architectures of text to image: how each is called, how it packs latents, what it predicts.
 
-Latents are spatial here, x (N, C, h, w), and times t those of the scheduler.
+Latents are spatial here, x (N, C, h, w), and times t those of the scheduler. A size is (width, height) in pixels.
 """
 
+import inspect
 from typing import NamedTuple
 
 import torch
@@ -14,10 +15,18 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
     FluxPipeline,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
+
+from .problems import Problem
+from .text_given import Given
 
 
 class Conditions(NamedTuple):
@@ -31,9 +40,32 @@ class Family:
     """A pipeline of diffusers, seen the same way whatever its architecture."""
 
     samplers: dict  # name as the picker has it -> class, what it needs beyond the config of the model's own scheduler
+    variants: dict[str, type]  # Given.variant -> the pipeline for it, made of the same parts
 
     def __init__(self, pipe: DiffusionPipeline):
         self.pipe = pipe
+
+    def variant(self, name: str, **more) -> DiffusionPipeline:
+        """A new pipeline of the same nets for what is given; `more` are parts that it needs besides. Raises Problem."""
+        if name not in self.variants:
+            raise Problem("cannot_be_given", model=type(self.pipe).__name__, what=name)
+        kind = self.variants[name]
+        known = {**self.pipe.config, **self.pipe.components, **more}
+        takes = [parameter for parameter in inspect.signature(kind.__init__).parameters if parameter in known]
+        pipe = kind(**{parameter: known[parameter] for parameter in takes})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def called(self, pipe: DiffusionPipeline, given: Given) -> dict:
+        """What a variant is called with, beside the words."""
+        takes, call = inspect.signature(pipe.__call__).parameters, {}
+        if given.start:
+            call |= {"image": given.start.image, "strength": given.start.strength}
+        if guide := given.guide:
+            call["control_image" if "control_image" in takes else "image"] = guide.image
+            call |= {"controlnet_conditioning_scale": guide.strength}
+            call |= {"control_guidance_start": guide.begin, "control_guidance_end": guide.end}
+        return call | {name: side for name, side in zip(("width", "height"), given.size, strict=True) if name in takes}
 
     @property
     def net(self) -> torch.nn.Module:
@@ -50,13 +82,22 @@ class Family:
         """The one whose tokens the net looks at."""
         return self.pipe.tokenizer
 
-    def arguments(self, prompt: str, negative: str, steps: int, guidance: float, size: int) -> dict:
+    @property
+    def multiple(self) -> int:
+        """Of which both sides of a picture are multiples."""
+        raise NotImplementedError
+
+    def arguments(self, prompt: str, negative: str, steps: int, guidance: float) -> dict:
         """What the pipeline is called with."""
         raise NotImplementedError
 
-    def spatial(self, x: torch.Tensor, size: int) -> torch.Tensor:
+    def spatial(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Latents as the pipeline steps on them -> (N, C, h, w)"""
-        raise NotImplementedError
+        return x
+
+    def packed(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse of `spatial`."""
+        return x
 
     def conditions(self, prompt: str) -> Conditions:
         raise NotImplementedError
@@ -78,6 +119,12 @@ class StableDiffusion(Family):
         "UniPC": (UniPCMultistepScheduler, {}),
     }
 
+    variants = {
+        "start": StableDiffusionImg2ImgPipeline,
+        "guide": StableDiffusionControlNetPipeline,
+        "guide+start": StableDiffusionControlNetImg2ImgPipeline,
+    }
+
     @property
     def net(self):
         return self.pipe.unet
@@ -86,18 +133,17 @@ class StableDiffusion(Family):
     def side(self):
         return self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
 
-    def arguments(self, prompt, negative, steps, guidance, size):
+    @property
+    def multiple(self):
+        return self.pipe.vae_scale_factor * 2 ** (len(self.net.config.block_out_channels) - 1)
+
+    def arguments(self, prompt, negative, steps, guidance):
         return {
             "prompt": prompt,
             "negative_prompt": negative,
             "num_inference_steps": steps,
             "guidance_scale": guidance,
-            "height": size,
-            "width": size,
         }
-
-    def spatial(self, x, size):
-        return x
 
     def conditions(self, prompt):
         hidden, _ = self.pipe.encode_prompt(prompt, self.pipe._execution_device, 1, do_classifier_free_guidance=False)
@@ -122,6 +168,11 @@ class Flux(Family):
         ),
     }
 
+    variants = {
+        "start": FluxImg2ImgPipeline,
+        "guide": FluxControlNetPipeline,  # diffusers' own for both at once knows no negative prompt
+    }
+
     @property
     def net(self):
         return self.pipe.transformer
@@ -135,22 +186,28 @@ class Flux(Family):
         return self.pipe.tokenizer_2
 
     @property
+    def multiple(self):
+        return 2 * self.pipe.vae_scale_factor
+
+    @property
     def length(self) -> int:
         return self.tokenizer.model_max_length
 
-    def arguments(self, prompt, negative, steps, guidance, size):
+    def arguments(self, prompt, negative, steps, guidance):
         return {
             "prompt": prompt,
             "negative_prompt": negative,
             "num_inference_steps": steps,
             "true_cfg_scale": guidance,
             "max_sequence_length": self.length,
-            "height": size,
-            "width": size,
         }
 
     def spatial(self, x, size):
-        return FluxPipeline._unpack_latents(x, size, size, self.pipe.vae_scale_factor)
+        width, height = size
+        return FluxPipeline._unpack_latents(x, height, width, self.pipe.vae_scale_factor)
+
+    def packed(self, x):
+        return FluxPipeline._pack_latents(x, *x.shape)
 
     def conditions(self, prompt):
         device = self.pipe._execution_device
@@ -194,6 +251,13 @@ def level(scheduler, t: torch.Tensor, index: int) -> Level:
     sigma = float(scheduler.sigmas[index])  # Karras et al. 2022: x = x0 + sigma * epsilon
     signal = (sigma**2 + 1) ** -0.5
     return Level(signal, sigma * signal, signal)
+
+
+def level_after(scheduler, index: int) -> Level:
+    """Of the latent after step `index`; the picture itself after the last."""
+    if index + 1 >= len(scheduler.timesteps):
+        return Level(1.0, 0.0)
+    return level(scheduler, scheduler.timesteps[index + 1], index + 1)
 
 
 def is_flow(scheduler) -> bool:

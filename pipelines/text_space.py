@@ -7,6 +7,10 @@ from .problems import Problem
 STEPS = (1, 100)
 GUIDANCE = (0.0, 20.0)
 LONGEST_PROMPT = 1000  # characters
+STRENGTH = (0.05, 1.0)  # of the noise on a picture that is begun with
+GUIDE_STRENGTH = (0.0, 2.0)  # of a ControlNet
+WHEN = (0.0, 1.0)  # share of the steps
+LORA_WEIGHT = (-2.0, 2.0)
 # What solves the differential equation, in the order of the picker, for nets that predict noise (or v) and for nets
 # that predict the flow's direction; "" is the model's own.
 SAMPLERS = {

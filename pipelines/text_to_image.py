@@ -6,23 +6,29 @@ on how many were asked for. Limits: text_space.py; what the small models know: t
 
 import copy
 import functools
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import ControlNetModel, DiffusionPipeline, ModelMixin
 from diffusers.utils import logging
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
 
-from . import runtime
+from . import hub, load, registry, runtime
 from .problems import Problem, choice, number, whole
 from .recipe import Recipe
 from .registry import Model, revision
-from .text_families import FAMILIES, Level, level, predicted
+from .text_families import FAMILIES, Family, Level, level, level_after, predicted
+from .text_given import Given, Guide, Lora, paste
 from .text_space import GUIDANCE, STEPS, prompt_text
+from .weights import from_folder
 
+NOTHING = Given()
 SHARE = 0.1  # of the time that previews may take; where a step takes ten times as long as one, each step has one
 Step = Callable[[int, int, Image.Image | None], None]
 
@@ -48,8 +54,10 @@ class Made:
     latent: torch.Tensor  # (1, C, h, w), what was decoded at the end
 
 
-def from_model(model: Model, folder: Path) -> "TextToImagePipeline":
+def from_model(model: Model, folder: Path) -> "TextToImagePipeline | ControlNetModel":
     """What `pipelines.load` calls."""
+    if model.kind == "controlnet":
+        return runtime.ready(from_folder(ControlNetModel, folder))
     quiet = logging.get_verbosity()
     logging.set_verbosity_error()  # that there is no safety checker is known: emoji are drawn
     try:
@@ -72,6 +80,8 @@ class TextToImagePipeline(DiffusionPipeline):
         pipe.set_progress_bar_config(disable=True)
         self.pipe, self.model, self.family = pipe, model, FAMILIES[type(pipe)](pipe)
         self.samplers = tuple(self.family.samplers)
+        self.base = (model.base or model.id).removeprefix("local/")  # what nets that go with it say they fit
+        self._lock, self._changed = threading.Lock(), {}  # the last LoRAs: the family with them
         self.defaults = {"steps": 20, "guidance": 4.0, "size": self.family.side, **model.defaults}
 
     # ---- drawing
@@ -84,18 +94,28 @@ class TextToImagePipeline(DiffusionPipeline):
         steps: int | None = None,
         guidance: float | None = None,
         sampler: str = "",
+        given: Given = NOTHING,
         on_step: Step | None = None,
     ) -> tuple[Image.Image, Recipe]:
-        """-> picture, recipe. None and "" mean the model's own defaults.
+        """-> picture, recipe. None and "" mean the model's own defaults. given: see text_given.py.
 
         `on_step(i, n, preview)` after each step; preview is the picture that the net expects by then, or None where
         decoding it would take more than SHARE of the time. Raises Problem.
         """
-        made = self.trace(prompt, negative_prompt, seed, steps, guidance, sampler, on_step, keep=False)
+        made = self.trace(prompt, negative_prompt, seed, steps, guidance, sampler, given, on_step, keep=False)
         return made.image, made.recipe
 
     def trace(
-        self, prompt="", negative_prompt="", seed=0, steps=None, guidance=None, sampler="", on_step=None, keep=True
+        self,
+        prompt="",
+        negative_prompt="",
+        seed=0,
+        steps=None,
+        guidance=None,
+        sampler="",
+        given=NOTHING,
+        on_step=None,
+        keep=True,
     ) -> Made:
         """The same picture with every step of its making, if those are to be kept."""
         prompt, negative_prompt = prompt_text("prompt", prompt), prompt_text("negative_prompt", negative_prompt)
@@ -103,15 +123,68 @@ class TextToImagePipeline(DiffusionPipeline):
         steps = whole("steps", self.defaults["steps"] if steps is None else steps, *STEPS)
         guidance = number("guidance", self.defaults["guidance"] if guidance is None else guidance, *GUIDANCE)
         sampler = choice("sampler", sampler or self.samplers[0], self.samplers)
+        given = given.checked(self.defaults["size"], self.family.multiple)
         settings = {"prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "guidance": guidance}
-        recipe = self._recipe("draw", settings | {"sampler": sampler}, generator.initial_seed())
+        settings |= {"sampler": sampler, **given.settings(self.defaults["size"])}
+        recipe = self._recipe("draw", settings, generator.initial_seed())
+        if given.start and int(steps * given.start.strength) < 1:
+            raise Problem("no_step_left", steps=steps, strength=given.start.strength)
 
-        watched = Watched(self, sampler, steps, on_step, keep)
-        pipe = copy.copy(self.pipe)  # its own scheduler, which counts steps; the nets are shared
+        family = self._with(given.loras)
+        parts = {"controlnet": self._guide(given.guide)} if given.guide else {}
+        # its own scheduler, which counts steps; the nets are shared
+        pipe = family.variant(given.variant, **parts) if given.variant else copy.copy(family.pipe)
+        kept = self._kept(given, generator.initial_seed()) if given.start and given.start.mask else None
+        watched = Watched(self, sampler, steps, given.size, on_step, keep, kept)
         pipe.scheduler = watched.scheduler
-        arguments = self.family.arguments(prompt, negative_prompt, steps, guidance, self.defaults["size"])
+        arguments = family.arguments(prompt, negative_prompt, steps, guidance) | family.called(pipe, given)
         (image,) = pipe(**arguments, generator=generator, output_type="pil").images
-        return Made(image, recipe, watched.moments, watched.latent)
+        return Made(paste(image, given.start) if kept else image, recipe, watched.moments, watched.latent)
+
+    def _guide(self, guide: Guide) -> ModelMixin:
+        return load(self._fitting("guide", guide.net, "controlnet").id)
+
+    def _fitting(self, name: str, id: str, kind: str) -> Model:
+        """A net that goes with this model. Raises Problem: unknown_choice, wrong_base."""
+        choice(name, id, [model.id for model in registry.models(self.model.tab, kind)])
+        if (model := registry.get(id)).base != self.base:
+            raise Problem("wrong_base", name=id, base=model.base, model=self.model.id)
+        return model
+
+    def _with(self, loras: tuple[Lora, ...]) -> Family:
+        """The family, its nets changed by LoRAs: copies, since others may be drawing with the nets as they are."""
+        if not loras:
+            return self.family
+        with self._lock:
+            if loras not in self._changed:
+                self._changed.clear()  # room for the next copy
+                self._changed[loras] = type(self.family)(self._changed_by(loras))
+            return self._changed[loras]
+
+    def _changed_by(self, loras: tuple[Lora, ...]) -> DiffusionPipeline:
+        """Raises Problem: unknown_choice, wrong_base, lora_misfit, what hub.fetch raises."""
+        folders = [hub.fetch(self._fitting("lora", lora.name, "lora")) for lora in loras]
+        pipe = copy.copy(self.pipe)
+        for name in pipe._lora_loadable_modules:
+            setattr(pipe, name, copy.deepcopy(getattr(pipe, name)))
+        names = [f"lora{i}" for i in range(len(loras))]
+        for name, lora, folder in zip(names, loras, folders, strict=True):
+            try:
+                pipe.load_lora_weights(folder, adapter_name=name, local_files_only=True, use_safetensors=True)
+                pipe.set_adapters(name)  # diffusers says nothing if not one weight was for this model
+            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+                raise Problem("lora_misfit", name=lora.name, model=self.model.id) from error
+        pipe.set_adapters(names, [lora.weight for lora in loras])
+        pipe.fuse_lora(adapter_names=names)
+        pipe.unload_lora_weights()
+        return pipe
+
+    @torch.inference_mode()
+    def _kept(self, given: Given, seed: int) -> "Kept":
+        x0 = self.encode(given.start.image, given.size)
+        mask = given.start.mask.resize((x0.shape[3], x0.shape[2]), Image.Resampling.BOX)
+        drawn = runtime.to_tensor(mask) > -1  # wherever a pixel of it is
+        return Kept(x0, runtime.noise(seed, 1, *x0.shape[1:]).cpu(), drawn)
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that the net does not see, because its tokens are more than fit; "" if all fit."""
@@ -128,10 +201,10 @@ class TextToImagePipeline(DiffusionPipeline):
         return runtime.to_images(self.pipe.vae.decode(x0).sample)[0]
 
     @torch.inference_mode()
-    def encode(self, image: Image.Image) -> torch.Tensor:
+    def encode(self, image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
         """A picture -> its latent (1, C, h, w), normalised as the net sees it: the mean, nothing is drawn."""
-        vae, side = self.pipe.vae, self.defaults["size"]
-        x = runtime.to_tensor(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
+        vae, size = self.pipe.vae, size or (self.defaults["size"],) * 2
+        x = runtime.to_tensor(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS))
         mean = vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mean
         return ((mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor).float().cpu()
 
@@ -144,11 +217,34 @@ class TextToImagePipeline(DiffusionPipeline):
         return Recipe.make(self.model.tab, self.model.id, revision(self.model), task, settings, seed)
 
 
+class Kept(NamedTuple):
+    """What an inpainted picture keeps: latents (1, C, h, w) on the CPU."""
+
+    x0: torch.Tensor
+    noise: torch.Tensor
+    drawn: torch.Tensor  # bool (1, 1, h, w): where it is drawn anew
+
+    def blend(self, x: torch.Tensor, at: Level) -> torch.Tensor:
+        """x as the scheduler keeps it, with what is kept noised to its level (Avrahami et al. 2023, section 4.1)."""
+        known = (at.signal * self.x0 + at.noise * self.noise) / at.scale
+        return torch.where(self.drawn.to(x.device), x, known.to(x.device, x.dtype))
+
+
 class Watched:
     """A scheduler of one call, whose steps are reported and perhaps kept."""
 
-    def __init__(self, pipeline: TextToImagePipeline, sampler: str, steps: int, on_step: Step | None, keep: bool):
-        self.pipeline, self.steps, self.on_step, self.keep = pipeline, steps, on_step, keep
+    def __init__(
+        self,
+        pipeline: TextToImagePipeline,
+        sampler: str,
+        steps: int,
+        size: tuple[int, int],
+        on_step: Step | None,
+        keep: bool,
+        kept: Kept | None = None,
+    ):
+        self.pipeline, self.steps, self.on_step, self.keep, self.kept = pipeline, steps, on_step, keep, kept
+        self.spatial = functools.partial(pipeline.family.spatial, size=size)
         self.scheduler = pipeline.scheduler(sampler)
         self.moments: list[Moment] = []
         self.latent = torch.empty(0)
@@ -157,14 +253,20 @@ class Watched:
 
     def __call__(self, output, t, x, *args, **kwargs):
         after = self.step(output, t, x, *args, **kwargs)
-        spatial = functools.partial(self.pipeline.family.spatial, size=self.pipeline.defaults["size"])
+        times = self.scheduler.timesteps
+        index = int((times == t.to(times)).nonzero()[0])  # a picture that is begun with skips the first ones
+        if self.i == 0:
+            self.steps = len(times) - index
+        if self.kept:
+            x_next = self.kept.blend(self.spatial(after[0]), level_after(self.scheduler, index))
+            after = (self.pipeline.family.packed(x_next), *after[1:])
         if self.keep or self.on_step:
-            at = level(self.scheduler, t, self.i)
-            x, output = spatial(x).float() * at.scale, spatial(output).float()
+            at = level(self.scheduler, t, index)
+            x, output = self.spatial(x).float() * at.scale, self.spatial(output).float()
             x0 = predicted(self.scheduler, output, x, at)
         if self.keep:
             self.moments.append(Moment(float(t), at, x.cpu(), output.cpu(), x0.cpu()))
-            self.latent = spatial(after[0]).float().cpu()
+            self.latent = self.spatial(after[0]).float().cpu()
         self.i += 1
         if self.on_step:
             self.on_step(self.i, self.steps, self._preview(x0))

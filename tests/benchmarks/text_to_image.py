@@ -58,7 +58,8 @@ def main() -> int:
         own = DiffusionPipeline.from_pretrained(pipelines.get(name).path, dtype=torch.float32)
         own.set_progress_bar_config(disable=True)
         guidance = pipeline.defaults["guidance"]
-        arguments = pipeline.family.arguments(PROMPT, "", args.steps, guidance, pipeline.defaults["size"])
+        side = pipeline.defaults["size"]
+        arguments = pipeline.family.arguments(PROMPT, "", args.steps, guidance) | {"height": side, "width": side}
         draw = functools.partial(pipeline.draw, PROMPT, seed=SEED, steps=args.steps)
         latent = pipeline.encode(draw()[0])
         ways = {
