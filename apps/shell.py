@@ -19,7 +19,7 @@ from pipelines import recipe
 from pipelines.problems import Problem, choice
 
 # The order on the page; each is a module of apps with build(load) -> links.Tab.
-TABS = ("faces", "style_transfer", "vae_playground")
+TABS = ("faces", "style_transfer", "vae_playground", "text_to_image")
 MAX_QR = 1800  # characters; beyond that the squares are too small for the last row
 
 

@@ -26,6 +26,7 @@ NVIDIA = (
     "NVIDIA Source Code License (non-commercial)",
     "https://github.com/NVlabs/stylegan2/blob/master/LICENSE.txt",
 )
+CC_BY_4 = ("CC-BY-4.0", "https://creativecommons.org/licenses/by/4.0/")
 CC_BY_SA_4 = ("CC-BY-SA-4.0", "https://creativecommons.org/licenses/by-sa/4.0/")
 CC_BY_SA_3 = ("CC BY-SA 3.0", "https://creativecommons.org/licenses/by-sa/3.0/")  # MNIST's own
 
@@ -77,6 +78,13 @@ def _pair(id: str, licence: tuple[str, str]) -> Model:
     folders = [f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")]
     files = {f"{folder}/{name}": None for folder in folders for name in ("config.json", WEIGHTS)}
     return _bundled(id, licence, "style_transfer", "cyclegan", files=files, memory_mb=600)
+
+
+def _text(id: str, kind: str, steps: int, guidance: float, parts: tuple[str, ...]) -> Model:
+    """One of ours: a pipeline of diffusers for 128 px, with words.json, the list of what it knows."""
+    files = dict.fromkeys((INDEX, "words.json", f"vae/{WEIGHTS}", *parts))
+    defaults = {"steps": steps, "guidance": guidance, "size": 128}
+    return _bundled(id, CC_BY_4, "text_to_image", kind, files=files, memory_mb=500, defaults=defaults)
 
 
 def _cyclegan(id: str, **files: str) -> Model:
@@ -132,6 +140,9 @@ MODELS = (
               orange2apple=ASK),
     _cyclegan("monet", style_monet=ASK),  # "monet2photo" would make photographs of paintings
     _cyclegan("vangogh", style_vangogh=ASK),
+    _text("emoji-sd", "diffusion", 20, 4.0, (f"unet/{WEIGHTS}", "text_encoder/model.safetensors")),
+    _text("emoji-flux", "flow", 8, 3.0,
+          (f"transformer/{WEIGHTS}", "text_encoder/model.safetensors", "text_encoder_2/model.safetensors")),
 )
 # Nets that work for a tab but are none of its models: recipes may name them, no picker shows them.
 # The authors' own file lies on GitHub, release v0.2.5.0; on the hub it is part of other people's Spaces.

@@ -8,12 +8,10 @@ from gradio_client import handle_file
 from PIL import Image
 
 import pipelines
-from apps import i18n, shell
+from apps import i18n
 from apps.text_pictures import Asked
 from pipelines import recipe
 from tests import tiny_text
-
-pytestmark = pytest.mark.skipif("text_to_image" not in shell.TABS, reason="its models are still being trained")
 
 STEM = "text_to_image"
 HOW = ("frog with melon hat", "", 5, 3, 4, "")

@@ -6,10 +6,8 @@ import pytest
 from playwright.sync_api import expect
 from visiting import NARROW, says
 
-from apps import i18n, shell
+from apps import i18n
 from pipelines import recipe
-
-pytestmark = pytest.mark.skipif("text_to_image" not in shell.TABS, reason="its models are still being trained")
 
 DRAWN = "#drawn figure:has(a.save) img"
 

@@ -16,7 +16,7 @@ from conftest import LANGUAGES, ROOT, models_apart
 from PIL import Image
 
 import pipelines
-from apps import i18n, shell, text_paths
+from apps import i18n, text_paths
 from apps.sections import Sections
 from apps.text_paths import FEW, PATHS, compare, page, paths, quality
 from pipelines import recipe
@@ -262,7 +262,6 @@ def test_both_languages_explain_the_same():
         assert sorted(german) == sorted(english) and german, found
 
 
-@pytest.mark.skipif("text_to_image" not in shell.TABS, reason="its models are still being trained")
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_link_opens_what_it_says(tab, lang):
     links = re.findall(r"\]\(\?(tab=[^)]+)\)", how(lang))

@@ -11,13 +11,11 @@ from conftest import LANGUAGES, opened, repeat
 from PIL import Image
 
 import pipelines
-from apps import i18n, shell, text_pictures
+from apps import i18n, text_pictures
 from apps.text_pictures import NOTHING
 from apps.text_to_image import STEM
 from pipelines import recipe
 from tests import tiny_text
-
-pytestmark = pytest.mark.skipif("text_to_image" not in shell.TABS, reason="its models are still being trained")
 
 PROMPT = "frog with melon hat"
 SD, FLUX = "local/tiny-sd", "local/tiny-flux"

@@ -211,8 +211,8 @@ class Flow(Painter):
         super().__init__(config, latents, texts, known)
         self.defaults = {"steps": 8, "guidance": 3.0}
         self.call = {  # FluxPipeline's own sizes are those of the large model
-            "num_inference_steps": self.defaults["steps"], "true_cfg_scale": self.defaults["guidance"],
-            "negative_prompt": "", "height": SIZE, "width": SIZE, "max_sequence_length": config.length,
+            "num_inference_steps": self.defaults["steps"], "true_cfg_scale": self.defaults["guidance"], "negative_prompt": "", "height": SIZE, "width": SIZE,
+            "max_sequence_length": config.length,
         }  # fmt: skip
         self.tokenizer_2 = words.t5_tokenizer(texts, config.length)
         self.tokenizers = [self.tokenizer, self.tokenizer_2]
