@@ -44,6 +44,12 @@ def sampler_names(model: registry.Model) -> tuple[str, ...]:
     return SAMPLERS[model.kind]
 
 
+def sampler_choices(model: str) -> list[tuple[str, str]]:
+    """As a picker has them: the model's own, with an asterisk, is ""."""
+    first, *others = sampler_names(known(model))
+    return [(f"{first} *", ""), *((name, name) for name in others)]
+
+
 class Asked(NamedTuple):
     """What is to be drawn: the inputs of the tab as the link has them, checked as far as the model is not needed."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from apps import text_inside, text_paths
+from apps import text_elsewhere, text_inside, text_paths
 from apps import text_pictures as compute
 from apps.i18n import say, t
 from apps.links import Choice, Param, Tab, Text
@@ -69,6 +69,9 @@ def build(load: Callable) -> Tab:
                     label=t("text.sampler"), value="", choices=[""], filterable=False, elem_classes="controls"
                 )
                 number = Slider(*NUMBER, 1, step=1, label=t("text.number"), elem_classes="controls")
+                settings = [model, prompt, negative, seed, steps, guidance, sampler]
+                inputs = dict(zip(compute.Asked._fields, settings, strict=True))
+                elsewhere = text_elsewhere.lay_out(inputs)
                 with gr.Accordion(t("text.words_known"), open=False):
                     vocabulary = gr.HTML(elem_id="vocabulary")
                 with gr.Accordion(t("shell.about_model"), open=False):
@@ -76,8 +79,6 @@ def build(load: Callable) -> Tab:
             with gr.Column(scale=6, min_width=300):
                 picker = Picker(visible="hidden")
                 sections = Sections(STEM, {name: t(f"text.{name}.tab") for name in SECTIONS}, load)
-                settings = [model, prompt, negative, seed, steps, guidance, sampler]
-                inputs = dict(zip(compute.Asked._fields, settings, strict=True))
 
                 with sections["picture"]:
                     result = gr.HTML(min_height=320, elem_id="drawn")
@@ -137,9 +138,8 @@ def build(load: Callable) -> Tab:
         return at_first({**values, "number": number}, lang)
 
     def samplers(model, sampler):
-        names = compute.sampler_names(registry.get(model))
-        choices = [(f"{names[0]} *", ""), *((name, name) for name in names[1:])]
-        return Dropdown(choices=choices, value=sampler if sampler in names[1:] else "")
+        choices = compute.sampler_choices(model)
+        return Dropdown(choices=choices, value=sampler if sampler in dict(choices).values() else "")
 
     def of_model(model, sampler, lang):
         return samplers(model, sampler), compute.word_list(model, lang), about(model, lang)
@@ -155,6 +155,10 @@ def build(load: Callable) -> Tab:
     model.input(handler(switch_model), [model, sampler], [steps, guidance, sampler, vocabulary, card], **quiet).then(
         **sections.redraw()
     )
+    for filled in elsewhere:
+        filled.success(handler(of_model), [model, sampler], [sampler, vocabulary, card], **quiet).then(
+            **sections.redraw()
+        )
     gr.on(
         [
             run.click,
