@@ -67,7 +67,7 @@ def small(monkeypatch):
 
 def train(pack, cache, out, objective, *flags):
     AcceleratorState._reset_state(True)
-    tiny = "--steps 2 --batch-size 4 --scenes 24 --text-width 32 --text-layers 1 --channels 32 64 --width 32 --heads 2"
+    tiny = "--steps 2 --batch-size 4 --scenes 24 --text-width 64 --text-layers 1 --channels 32 64 --width 32 --heads 2"
     tiny += " --double-blocks 1 --single-blocks 1 --cpu --precision fp32"
     argv = [*tiny.split(), "--data", pack, "--latents", cache, "--out", out, "--objective", objective, *flags]
     text_to_image.main(common.parse(text_to_image.Config, list(map(str, argv))))
@@ -183,7 +183,7 @@ def test_moments_lie_in_memory_as_their_weights_do(tmp_path):
 def test_the_pipelines_see_what_training_saw(pack, cache, objective):
     """One step of diffusers' own pipeline from pure noise is what the net's forward of training says."""
     config = text_to_image.Config(
-        data="", out="x", objective=objective, text_width=32, text_layers=1, channels=(32, 64), width=32, heads=2,
+        data="", out="x", objective=objective, text_width=64, text_layers=1, channels=(32, 64), width=32, heads=2,
         double_blocks=1, single_blocks=1,
     )  # fmt: skip
     known = latents.Latents(cache, 24)
@@ -314,7 +314,7 @@ def test_diffusion_is_that_of_diffusers():
 
 def test_min_snr_weight():
     snr = torch.tensor([0.0, 0.25, 5.0, 100.0])
-    weight = text_to_image.min_snr_weight(snr / (1 + snr), 5.0)
+    weight = text_to_image.snr_weight(snr / (1 + snr), 5.0)
     assert weight.tolist() == pytest.approx([0.0, 0.25 / 1.25, 5 / 6, 5 / 101], abs=1e-5)
     # an error e of v is an error sqrt(1 - alpha_bar) e of x, whose weight is min(SNR, gamma)
     x, noise, error = torch.randn(3, 1, 2, 4, 4)

@@ -12,7 +12,7 @@ from training import autoencoder, common, latents, text_to_image, words
 
 KINDS = {"tiny-sd": "diffusion", "tiny-flux": "flow"}
 NARROW = (
-    "--steps 2 --batch-size 4 --scenes 24 --text-width 32 --text-layers 1 --channels 32 64 --width 32 --heads 2 "
+    "--steps 2 --batch-size 4 --scenes 24 --text-width 64 --text-layers 1 --channels 32 64 --width 32 --heads 2 "
     "--double-blocks 1 --single-blocks 1 --cpu --precision fp32"
 )
 

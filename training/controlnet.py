@@ -48,7 +48,7 @@ class Config(common.Config):
     precision: Literal["fp32", "bf16"] = option("bf16", "of the forward pass; what learns stays in fp32")
     drop: float = option(0.5, "share of captions that are dropped")
     vary: float = option(0.5, "thresholds are up to e to this many times higher or lower")
-    min_snr: float = option(5.0, "gamma of the loss's weight; 0: none")
+    min_snr: float = option(0.0, "gamma of the loss's weight; 0: none")
     ema: float = option(0.999, "decay of the mean of the weights that is shipped")
     snapshot_every: int = option(1_000, "steps between models kept in OUT")
 

@@ -19,20 +19,9 @@ from diffusers import (
 )
 
 from training.data import TrainingError
-from training.text_to_image import between, flow_loss, logit_normal, noised, velocity
+from training.text_to_image import between, flow_loss, logit_normal, noised, shifted, snr_weight, velocity
 
 READERS = ("text_encoder", "image_encoder", "safety_checker", "feature_extractor")  # so begin what drawing can lack
-
-
-def snr_weight(alpha_bar: torch.Tensor, gamma: float, prediction: str) -> torch.Tensor:
-    """min(SNR, gamma) of the error of x, said of what the net predicts (Hang et al. 2023, section 3.4); gamma 0: 1.
-
-    An error e of epsilon is one of e / sqrt(SNR) in x, an error e of v one of e / sqrt(SNR + 1).
-    """
-    if not gamma:
-        return torch.ones_like(alpha_bar)
-    snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=gamma) / (snr + 1) if prediction == "v_prediction" else (gamma / snr).clamp(max=1)
 
 
 class Family:
@@ -158,8 +147,7 @@ class Flow(Family):
         """u (N,) uniform in [0, 1) -> t (N,) from 0 (picture) to 1 (noise)"""
         config = self.pipe.scheduler.config
         shift = 1.0 if config.use_dynamic_shifting else config.shift  # the dynamic one is a matter of drawing
-        t = logit_normal(u)
-        return shift * t / (1 + (shift - 1) * t)  # Esser et al. 2024, eq. 23
+        return shifted(logit_normal(u), shift)
 
     def loss(self, x, noise, u, told, predict=None):
         t = self.times(u)
