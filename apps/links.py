@@ -51,6 +51,19 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Several:
+    """Some of a few words, each once, or none; joined by commas."""
+
+    options: Callable[[], list[str]]
+
+    def parse(self, name: str, text: str) -> list[str]:
+        return list(dict.fromkeys(choice(name, part, self.options()) for part in text.split(",") if part))
+
+    def format(self, value: list[str]) -> str:
+        return ",".join(value)
+
+
+@dataclass(frozen=True)
 class Switch:
     """On or off: 1 or 0."""
 
@@ -85,7 +98,7 @@ class Param:
 
     name: str
     component: Component
-    kind: Number | Choice | Switch | Text
+    kind: Number | Choice | Several | Switch | Text
     default: Any
 
 

@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from apps.i18n import say, t
 from apps.links import Param
 from apps.sections import Sections
 from apps.text_pictures import Asked
-from apps.widgets import Figure, Result, decimal, endpoint, figures, follow, status, stops
+from apps.widgets import Figure, Result, decimal, endpoint, figures, live, stops
 from pipelines import registry
 from pipelines.text_paths import Plane, path, plane
 
@@ -207,18 +206,8 @@ def lay_out(load: Callable, sections: Sections, inputs: dict) -> list[Param]:
     def drawn(prompt, negative_prompt, seed, steps, guidance, lang) -> Iterator[tuple]:
         """All that is new is shown, the status line ten times a second."""
         work = functools.partial(compare, load, prompt, negative_prompt, seed, steps, guidance, lang)
-        yield gr.skip(), status(lang, text=say("shell.loading", lang))
-        start = last = time.monotonic()
-        try:
-            for i, n, made in follow(work):
-                if i is None:
-                    yield page(made, lang), status(lang)
-                elif made or time.monotonic() - last > 0.1:
-                    last = time.monotonic()
-                    yield page(made, lang) if made else gr.skip(), status(lang, i, n, start)
-        except Exception:
-            yield gr.skip(), status(lang)
-            raise
+        show = functools.partial(page, lang=lang)
+        yield from live(work, lang, show, show, every=True)
 
     asked = [inputs[field] for field in ("prompt", "negative_prompt", "seed", "steps", "guidance")]
     event = sections.draws("paths", drawn, [], asked, [both, line], model=PAIR["diffusion"])

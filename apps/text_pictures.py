@@ -94,12 +94,12 @@ class Asked(NamedTuple):
         )
 
 
-def small(picture: Image.Image) -> Image.Image:
+def small(picture: Image.Image, side: int = SHOWN) -> Image.Image:
     """A picture as the page shows it."""
-    if max(picture.size) <= SHOWN:
+    if max(picture.size) <= side:
         return picture
     picture = picture.copy()
-    picture.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
 
 
@@ -291,13 +291,13 @@ def label(name: str, value: object, lang: str) -> str:
     return f"{say(f'text.axis.{name}', lang)} {decimal(value, lang, 0 if float(value).is_integer() else 1)}"
 
 
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A label in lines no longer than that many pixels, three at most."""
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 3) -> str:
+    """A label in so many lines at most, none longer than that many pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
         lines = [*lines[:-1], longer] if font.getlength(longer) <= width or not lines[-1] else [*lines, word]
-    return "\n".join(lines[:3])
+    return "\n".join(lines[:most])
 
 
 def grid(load, model, prompt, negative_prompt, seed, steps, guidance, sampler, x, xs, y, ys, lang) -> Result:

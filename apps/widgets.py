@@ -104,6 +104,7 @@ class Figure(NamedTuple):
     pixels: bool = False  # show the pixels as squares
     below: str = ""  # HTML below the caption
     preview: bytes = b""  # what the page shows instead, smaller or in a lighter format
+    instead: str = ""  # HTML in the place of a picture that is not there
 
 
 def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 150, columns: int = 0) -> str:
@@ -111,7 +112,10 @@ def figures(items: Sequence[Figure], lang: str, big: bool = False, least: int = 
 
     def one(item: Figure) -> str:
         alt = html.escape(html.unescape(_plain(item.caption)) or item.name, quote=True)
-        shown = f'<img src="{data_url(item.preview or item.data)}" alt="{alt}"{" class=pixels" if item.pixels else ""}>'
+        shown = f'<div class="instead">{item.instead}</div>'
+        if not item.instead:
+            pixels = " class=pixels" if item.pixels else ""
+            shown = f'<img src="{data_url(item.preview or item.data)}" alt="{alt}"{pixels}>'
         caption = f"<figcaption>{item.caption}</figcaption>" if item.caption else ""
         return f'<figure><div class="frame">{shown}</div>{_save_link(item, lang)}{caption}{item.below}</figure>'
 
@@ -255,11 +259,16 @@ def follow(work: Callable[[Callable], object]) -> Iterator[tuple]:
 
 
 def live(
-    work: Callable, lang: str, show: Callable, preview: Callable | None = None, patience: float = 0.0
+    work: Callable,
+    lang: str,
+    show: Callable,
+    preview: Callable | None = None,
+    patience: float = 0.0,
+    every: bool = False,
 ) -> Iterator[tuple]:
     """work(on_step) as a page follows it: (pictures, status line) ten times a second at most, then show(result).
 
-    Nothing is said of what is done within `patience` seconds.
+    Nothing is said of what is done within `patience` seconds. every: no preview is left out, however soon it comes.
     """
     start = time.monotonic()
     last = start + patience - 0.1
@@ -269,7 +278,7 @@ def live(
         for i, n, made in follow(work):
             if i is None:
                 yield show(made), status(lang)
-            elif time.monotonic() - last > 0.1:
+            elif (every and made) or time.monotonic() - last > 0.1:
                 last = time.monotonic()
                 yield preview(made) if preview and made else gr.skip(), status(lang, i, n, start)
     except Exception:

@@ -81,6 +81,8 @@ SENTENCES = {
     "no_step_left": "Of {steps} steps none is left at strength {strength}; take more steps or a higher strength.",
     "wrong_base": "{name} goes with {base}, not with {model}; pick that model or leave it out.",
     "lora_misfit": "{name} holds no change that fits {model}; it was made for another kind of model or is damaged.",
+    "not_downloaded": "{model} has not been downloaded yet; draw a single picture with it first.",
+    "nothing_to_compare": "None of these models can be used here; pick others.",
     # texts of other tools
     "parameters_format": "Only PNG, JPEG and WebP files carry parameters.",
     "no_parameters": "There are no parameters in it; paste the text that stands below a picture in A1111 or Forge, or "

@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from apps import drawing, i18n, inputs, links, shell
-from apps.links import Choice, Number, Switch, Text
+from apps.links import Choice, Number, Several, Switch, Text
 from apps.vae_playground import HOME
 from pipelines import face_space
 from pipelines.problems import Problem
@@ -22,6 +22,7 @@ CODE = face_space.pack(np.linspace(-2, 2, 1280, dtype=np.float32).reshape(10, 12
 TEXTS = {
     "vae_playground": ["", "7-b", "1-a,1-b", STROKES, UPLOAD, "p:0.3:-1.2", f"{STROKES},9-a,p:-3:3"],
     "faces": ["", "7", "1,2", "0,4294967295,5", CODE, f"{CODE},3"],
+    "text_to_image": ["", "Frösche & <b>Hüte</b>, 1 + 1 = 2", "a | b", STROKES],
 }
 HOSTILE = [
     "NaN", "nan", "1e9", "-1e9", "inf", "-inf", "1e999", "9" * 5000, "0x10", "--1", "", " ", "x" * 20_000, "ü☃𝔘",
@@ -40,16 +41,18 @@ def samples(stem: str, kind) -> list:
         return [float(kind.low), float(kind.high), middle, *inside]
     if isinstance(kind, Choice):
         return kind.options()
+    if isinstance(kind, Several):
+        return [[], kind.options()[:1], kind.options()]
     return [True, False] if isinstance(kind, Switch) else [text for text in TEXTS[stem] if not text or fits(kind, text)]
 
 
 def fits(kind: Text, text: str) -> bool:
-    """Whether so many may be named there."""
+    """Whether so many may be named there, and whether it is a drawing where one is asked for."""
     try:
         kind.check(text)
         return True
     except Problem as problem:
-        assert problem.code == "people_count"
+        assert problem.code in ("people_count", "bad_drawing")
         return False
 
 
