@@ -1,129 +1,72 @@
-"""What differs between the architectures of text to image: how each is called, how it packs latents, what it predicts.
-
-Latents are spatial here, x (N, C, h, w), and times t those of the scheduler. A size is (width, height) in pixels.
-"""
-
-import inspect
-from typing import NamedTuple
+"""The architectures of text to image: how each is called, packs its latents, what it predicts. See text_family.py."""
 
 import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
-    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    FluxControlNetImg2ImgPipeline,
     FluxControlNetPipeline,
     FluxImg2ImgPipeline,
+    FluxKontextPipeline,
     FluxPipeline,
+    LatentConsistencyModelImg2ImgPipeline,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    QwenImageControlNetPipeline,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImageImg2ImgPipeline,
+    QwenImagePipeline,
+    StableDiffusion3ControlNetPipeline,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3Pipeline,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLControlNetUnionImg2ImgPipeline,
+    StableDiffusionXLControlNetUnionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
     UniPCMultistepScheduler,
+    ZImageControlNetPipeline,
+    ZImageImg2ImgPipeline,
+    ZImagePipeline,
 )
 
-from .problems import Problem
-from .text_given import Given
+from .text_family import Conditions, Family
+from .text_levels import FLOW
 
+UNCLIPPED = {"clip_sample": False}  # latents know no bounds; schedulers whose files do not say so would clip at 1
 
-class Conditions(NamedTuple):
-    """What the net is told of one prompt."""
-
-    hidden: torch.Tensor  # (1, tokens, width), a vector for each token
-    pooled: torch.Tensor | None = None  # (1, width), one for the sentence, where the architecture wants it
-
-
-class Family:
-    """A pipeline of diffusers, seen the same way whatever its architecture."""
-
-    samplers: dict  # name as the picker has it -> class, what it needs beyond the config of the model's own scheduler
-    variants: dict[str, type]  # Given.variant -> the pipeline for it, made of the same parts
-
-    def __init__(self, pipe: DiffusionPipeline):
-        self.pipe = pipe
-
-    def variant(self, name: str, **more) -> DiffusionPipeline:
-        """A new pipeline of the same nets for what is given; `more` are parts that it needs besides. Raises Problem."""
-        if name not in self.variants:
-            raise Problem("cannot_be_given", model=type(self.pipe).__name__, what=name)
-        kind = self.variants[name]
-        known = {**self.pipe.config, **self.pipe.components, **more}
-        takes = [parameter for parameter in inspect.signature(kind.__init__).parameters if parameter in known]
-        pipe = kind(**{parameter: known[parameter] for parameter in takes})
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    def called(self, pipe: DiffusionPipeline, given: Given) -> dict:
-        """What a variant is called with, beside the words."""
-        takes, call = inspect.signature(pipe.__call__).parameters, {}
-        if given.start:
-            call |= {"image": given.start.image, "strength": given.start.strength}
-        if guide := given.guide:
-            call["control_image" if "control_image" in takes else "image"] = guide.image
-            call |= {"controlnet_conditioning_scale": guide.strength}
-            call |= {"control_guidance_start": guide.begin, "control_guidance_end": guide.end}
-        return call | {name: side for name, side in zip(("width", "height"), given.size, strict=True) if name in takes}
-
-    @property
-    def net(self) -> torch.nn.Module:
-        """What predicts."""
-        raise NotImplementedError
-
-    @property
-    def side(self) -> int:
-        """Pixels of a picture, unless something else is asked for."""
-        raise NotImplementedError
-
-    @property
-    def tokenizer(self):
-        """The one whose tokens the net looks at."""
-        return self.pipe.tokenizer
-
-    @property
-    def multiple(self) -> int:
-        """Of which both sides of a picture are multiples."""
-        raise NotImplementedError
-
-    def arguments(self, prompt: str, negative: str, steps: int, guidance: float) -> dict:
-        """What the pipeline is called with."""
-        raise NotImplementedError
-
-    def spatial(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Latents as the pipeline steps on them -> (N, C, h, w)"""
-        return x
-
-    def packed(self, x: torch.Tensor) -> torch.Tensor:
-        """The inverse of `spatial`."""
-        return x
-
-    def conditions(self, prompt: str) -> Conditions:
-        raise NotImplementedError
-
-    def predict(self, x: torch.Tensor, t: torch.Tensor, conditions: Conditions, net=None, **kwargs) -> torch.Tensor:
-        """What the net (or its stand-in) says of x (1, C, h, w) at time t (1,); kwargs go to its attention."""
-        raise NotImplementedError
+# ---- diffusion
 
 
 class StableDiffusion(Family):
     """A UNet that reads the text by cross-attention (Rombach et al. 2022)."""
 
     samplers = {
-        "DDIM": (DDIMScheduler, {}),
-        "DDPM": (DDPMScheduler, {}),
+        "DDIM": (DDIMScheduler, UNCLIPPED),
+        "DDPM": (DDPMScheduler, UNCLIPPED),
         "DPM++ 2M": (DPMSolverMultistepScheduler, {}),
         "Euler": (EulerDiscreteScheduler, {}),
         "Euler a": (EulerAncestralDiscreteScheduler, {}),
         "UniPC": (UniPCMultistepScheduler, {}),
     }
-
     variants = {
         "start": StableDiffusionImg2ImgPipeline,
         "guide": StableDiffusionControlNetPipeline,
         "guide+start": StableDiffusionControlNetImg2ImgPipeline,
     }
+    inside = True
+    tiny = "taesd"
 
     @property
     def net(self):
@@ -137,14 +80,6 @@ class StableDiffusion(Family):
     def multiple(self):
         return self.pipe.vae_scale_factor * 2 ** (len(self.net.config.block_out_channels) - 1)
 
-    def arguments(self, prompt, negative, steps, guidance):
-        return {
-            "prompt": prompt,
-            "negative_prompt": negative,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
-        }
-
     def conditions(self, prompt):
         hidden, _ = self.pipe.encode_prompt(prompt, self.pipe._execution_device, 1, do_classifier_free_guidance=False)
         return Conditions(hidden)
@@ -154,53 +89,102 @@ class StableDiffusion(Family):
         return net(x, t, encoder_hidden_states=conditions.hidden, cross_attention_kwargs=kwargs or None).sample
 
 
-class Flux(Family):
-    """A transformer over text and 2 x 2 patches of the latent (Esser et al. 2024; Black Forest Labs 2024).
+class LatentConsistency(StableDiffusion):
+    """Stable Diffusion distilled to a few steps; guidance is told to the net (Luo et al. 2023)."""
 
-    Guided by true classifier-free guidance; the guidance embedding of FLUX.1-dev is another thing.
-    """
+    samplers = {"LCM": (LCMScheduler, UNCLIPPED)}
+    variants = {"start": LatentConsistencyModelImg2ImgPipeline}
+    inside = negative = False
 
-    samplers = {
-        "Euler": (FlowMatchEulerDiscreteScheduler, {}),
-        "UniPC": (
-            UniPCMultistepScheduler,
-            {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2},
-        ),
-    }
+    def arguments(self, prompt, negative, steps, guidance):
+        return {"prompt": prompt, "num_inference_steps": steps, "guidance_scale": guidance}
+
+
+class StableDiffusionXL(StableDiffusion):
+    """A larger UNet with two text encoders, told the picture's size (Podell et al. 2023)."""
 
     variants = {
-        "start": FluxImg2ImgPipeline,
-        "guide": FluxControlNetPipeline,  # diffusers' own for both at once knows no negative prompt
+        "start": StableDiffusionXLImg2ImgPipeline,
+        "guide": StableDiffusionXLControlNetPipeline,
+        "guide+start": StableDiffusionXLControlNetImg2ImgPipeline,
     }
+    unions = {
+        "guide": StableDiffusionXLControlNetUnionPipeline,
+        "guide+start": StableDiffusionXLControlNetUnionImg2ImgPipeline,
+    }
+    inside = False
+    tiny = "taesdxl"
+
+
+# ---- flow
+
+
+class Flow(Family):
+    """A transformer that predicts the direction from picture to noise (Liu et al. 2023)."""
+
+    samplers = FLOW
+
+
+class StableDiffusion3(Flow):
+    """Three text encoders, the third may be left out (Esser et al. 2024)."""
+
+    variants = {"start": StableDiffusion3Img2ImgPipeline, "guide": StableDiffusion3ControlNetPipeline}
+    tiny = "taesd3"
 
     @property
-    def net(self):
-        return self.pipe.transformer
+    def multiple(self):
+        return self.pipe.vae_scale_factor * self.pipe.patch_size
 
     @property
-    def side(self):
-        return self.pipe.default_sample_size * self.pipe.vae_scale_factor
+    def tokenizer(self):
+        return self.pipe.tokenizer_3 or self.pipe.tokenizer
+
+    @property
+    def length(self):
+        most = min(256, self.tokenizer.model_max_length)  # what the pipeline reads
+        return most - self.tokenizer.num_special_tokens_to_add()
+
+
+class Flux(Flow):
+    """A transformer over text and 2 x 2 patches of the latent (Esser et al. 2024; Black Forest Labs 2024).
+
+    Where guidance was distilled (dev) the net is told how much, else it is true classifier-free guidance.
+    """
+
+    tiny = "taef1"
+
+    @property
+    def variants(self):
+        known = {"start": FluxImg2ImgPipeline, "guide": FluxControlNetPipeline}
+        # diffusers' own for both at once knows no negative prompt
+        return known | ({} if self.negative else {"guide+start": FluxControlNetImg2ImgPipeline})
+
+    @property
+    def negative(self):
+        return not self.net.config.guidance_embeds
+
+    @property
+    def inside(self):
+        return not self.net.config.guidance_embeds
 
     @property
     def tokenizer(self):
         return self.pipe.tokenizer_2
 
     @property
-    def multiple(self):
-        return 2 * self.pipe.vae_scale_factor
+    def most(self) -> int:
+        """Tokens with the mark at the end. schnell learnt from half as many as dev."""
+        return min(512 if self.net.config.guidance_embeds else 256, self.tokenizer.model_max_length)
 
     @property
-    def length(self) -> int:
-        return self.tokenizer.model_max_length
+    def length(self):
+        return self.most - self.tokenizer.num_special_tokens_to_add()
 
     def arguments(self, prompt, negative, steps, guidance):
-        return {
-            "prompt": prompt,
-            "negative_prompt": negative,
-            "num_inference_steps": steps,
-            "true_cfg_scale": guidance,
-            "max_sequence_length": self.length,
-        }
+        call = {"prompt": prompt, "num_inference_steps": steps, "max_sequence_length": self.most}
+        if not self.negative:
+            return call | {"guidance_scale": guidance}
+        return call | {"negative_prompt": negative, "true_cfg_scale": guidance}
 
     def spatial(self, x, size):
         width, height = size
@@ -211,7 +195,7 @@ class Flux(Family):
 
     def conditions(self, prompt):
         device = self.pipe._execution_device
-        hidden, pooled, _ = self.pipe.encode_prompt(prompt, None, device, max_sequence_length=self.length)
+        hidden, pooled, _ = self.pipe.encode_prompt(prompt, None, device, max_sequence_length=self.most)
         return Conditions(hidden, pooled)
 
     def predict(self, x, t, conditions, net=None, **kwargs):
@@ -229,51 +213,132 @@ class Flux(Family):
         return FluxPipeline._unpack_latents(out, side, w * self.pipe.vae_scale_factor, self.pipe.vae_scale_factor)
 
 
-FAMILIES = {StableDiffusionPipeline: StableDiffusion, FluxPipeline: Flux}
+class Kontext(Flux):
+    """Flux that also attends to a picture, which the words are to change (Black Forest Labs 2025)."""
+
+    variants = {"edit": FluxKontextPipeline, "start": FluxImg2ImgPipeline}
 
 
-class Level(NamedTuple):
-    """x = signal * x0 + noise * epsilon: how much of either is in a noised latent (Ho et al. 2020, eq. 4)."""
+class Chat(Flow):
+    """Reads the prompt with a language model, as what somebody says to it."""
 
-    signal: float
-    noise: float
-    scale: float = 1.0  # the scheduler keeps x divided by this; others hold x itself
+    most = 512  # tokens, those of the template included
 
-
-def level(scheduler, t: torch.Tensor, index: int) -> Level:
-    """Of the latent before step `index`, at time t. Raises IndexError beyond the last step."""
-    if is_flow(scheduler):
-        sigma = float(scheduler.sigmas[index])
-        return Level(1 - sigma, sigma)
-    if scheduler.init_noise_sigma == 1:  # keeps x at the variance of x0 throughout
-        alpha_bar = float(scheduler.alphas_cumprod[int(t)])
-        return Level(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
-    sigma = float(scheduler.sigmas[index])  # Karras et al. 2022: x = x0 + sigma * epsilon
-    signal = (sigma**2 + 1) ** -0.5
-    return Level(signal, sigma * signal, signal)
+    @property
+    def length(self):
+        tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # or one that reads pictures, too
+        empty = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+        return self.most - len(tokenizer(empty, add_special_tokens=False).input_ids)
 
 
-def level_after(scheduler, index: int) -> Level:
-    """Of the latent after step `index`; the picture itself after the last."""
-    if index + 1 >= len(scheduler.timesteps):
-        return Level(1.0, 0.0)
-    return level(scheduler, scheduler.timesteps[index + 1], index + 1)
+class Flux2(Chat):
+    """Latents in patches of 2 x 2, normalised channel by channel (Black Forest Labs 2025); changes pictures, too."""
+
+    variants = {"edit": Flux2Pipeline}
+    negative = False
+    tiny = "taef2"
+
+    def arguments(self, prompt, negative, steps, guidance):
+        return {"prompt": prompt, "num_inference_steps": steps, "guidance_scale": guidance}
+
+    def spatial(self, x, size):
+        width, height = (side // self.multiple for side in size)
+        return x.permute(0, 2, 1).unflatten(2, (height, width))
+
+    def packed(self, x):
+        return x.flatten(2).permute(0, 2, 1)
+
+    def encode(self, image):
+        mean, deviation = self._statistics()
+        x = Flux2Pipeline._patchify_latents(self.pipe.vae.encode(self._fit(image)).latent_dist.mean)
+        return (x - mean) / deviation
+
+    def decode(self, x0):
+        mean, deviation = self._statistics()
+        x0 = self._fit(x0)
+        return self.pipe.vae.decode(self.for_tiny(x0 * deviation.to(x0) + mean.to(x0))).sample
+
+    def for_tiny(self, x0):
+        return Flux2Pipeline._unpatchify_latents(x0)  # that decoder knows no statistics
+
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        norm, device = self.pipe.vae.bn, self.pipe._execution_device
+        mean, variance = (value.view(1, -1, 1, 1).to(device) for value in (norm.running_mean, norm.running_var))
+        return mean, (variance + self.pipe.vae.config.batch_norm_eps).sqrt()
 
 
-def is_flow(scheduler) -> bool:
-    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or getattr(scheduler.config, "use_flow_sigmas", False)
+class Flux2Klein(Flux2):
+    """The small one, distilled to four steps (Black Forest Labs 2026)."""
+
+    variants = {"edit": Flux2KleinPipeline}
 
 
-def predicted(scheduler, output: torch.Tensor, x: torch.Tensor, at: Level) -> torch.Tensor:
-    """The picture that the net expects: x0 from its output at x (scaled by at.scale, see Level).
+class ZImage(Chat):
+    """One stream of text and picture (Z-Image team 2025). Guidance 0 is none: g stands for 1 + g elsewhere."""
 
-    flow: v = epsilon - x0; v-prediction: v = signal * epsilon - noise * x0 (Salimans & Ho 2022, appendix D).
-    """
-    if is_flow(scheduler):
-        return x - at.noise * output
-    kind = scheduler.config.prediction_type
-    if kind == "v_prediction":
-        return at.signal * x - at.noise * output
-    if kind == "sample":
-        return output
-    return (x - at.noise * output) / max(at.signal, 1e-3)
+    variants = {"start": ZImageImg2ImgPipeline, "guide": ZImageControlNetPipeline}
+    side = 1024
+    tiny = "taef1"
+
+
+class QwenImage(Chat):
+    """A double stream beside a language model that sees (Qwen team 2025)."""
+
+    variants = {"start": QwenImageImg2ImgPipeline, "guide": QwenImageControlNetPipeline}
+
+    @property
+    def length(self):
+        return self.most  # the template is counted apart
+
+    def arguments(self, prompt, negative, steps, guidance):
+        call = {"prompt": prompt, "num_inference_steps": steps, "true_cfg_scale": guidance}
+        return call | ({"negative_prompt": negative} if guidance > 1 else {})
+
+    def spatial(self, x, size):
+        width, height = size
+        return QwenImagePipeline._unpack_latents(x, height, width, self.pipe.vae_scale_factor)[:, :, 0]
+
+    def packed(self, x):
+        return QwenImagePipeline._pack_latents(x, *x.shape)
+
+    def encode(self, image):
+        mean, deviation = self._statistics()
+        return (self.pipe.vae.encode(self._fit(image)[:, :, None]).latent_dist.mean[:, :, 0] - mean) / deviation
+
+    def decode(self, x0):
+        mean, deviation = self._statistics()
+        x0 = self._fit(x0)
+        return self.pipe.vae.decode((x0 * deviation.to(x0) + mean.to(x0))[:, :, None]).sample[:, :, 0]
+
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        config, device = self.pipe.vae.config, self.pipe._execution_device
+        return tuple(
+            torch.tensor(values, device=device).view(1, -1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+
+
+class QwenImageEdit(QwenImage):
+    """Changes a picture that its language model sees, too."""
+
+    edits_only = True
+
+    @property
+    def variants(self):
+        return {"edit": type(self.pipe)}
+
+
+FAMILIES = {
+    StableDiffusionPipeline: StableDiffusion,
+    LatentConsistencyModelPipeline: LatentConsistency,
+    StableDiffusionXLPipeline: StableDiffusionXL,
+    StableDiffusion3Pipeline: StableDiffusion3,
+    FluxPipeline: Flux,
+    FluxKontextPipeline: Kontext,
+    Flux2Pipeline: Flux2,
+    Flux2KleinPipeline: Flux2Klein,
+    ZImagePipeline: ZImage,
+    QwenImagePipeline: QwenImage,
+    QwenImageEditPipeline: QwenImageEdit,
+    QwenImageEditPlusPipeline: QwenImageEdit,
+}

@@ -14,7 +14,8 @@ from . import runtime
 from .problems import number
 from .recipe import Recipe
 from .registry import revision
-from .text_families import Conditions, Level, is_flow, predicted
+from .text_family import Conditions
+from .text_levels import Level, is_flow, predicted
 from .text_to_image import Made, TextToImagePipeline
 
 CHANNELS = 16  # of a latent that are shown

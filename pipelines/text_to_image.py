@@ -23,8 +23,10 @@ from . import hub, load, registry, runtime
 from .problems import Problem, choice, number, whole
 from .recipe import Recipe
 from .registry import Model, revision
-from .text_families import FAMILIES, Family, Level, level, level_after, predicted
+from .text_families import FAMILIES
+from .text_family import Family
 from .text_given import Given, Guide, Lora, paste
+from .text_levels import Level, level, level_after, predicted
 from .text_space import GUIDANCE, STEPS, prompt_text
 from .weights import from_folder
 
@@ -82,7 +84,8 @@ class TextToImagePipeline(DiffusionPipeline):
         self.samplers = tuple(self.family.samplers)
         self.base = (model.base or model.id).removeprefix("local/")  # what nets that go with it say they fit
         self._lock, self._changed = threading.Lock(), {}  # the last LoRAs: the family with them
-        self.defaults = {"steps": 20, "guidance": 4.0, "size": self.family.side, **model.defaults}
+        usual = {"steps": 20, "guidance": 4.0, "size": self.family.side, "sampler": self.samplers[0]}
+        self.defaults = {**usual, **model.defaults}
 
     # ---- drawing
 
@@ -120,10 +123,14 @@ class TextToImagePipeline(DiffusionPipeline):
         """The same picture with every step of its making, if those are to be kept."""
         prompt, negative_prompt = prompt_text("prompt", prompt), prompt_text("negative_prompt", negative_prompt)
         (generator,) = runtime.generators(seed)
-        steps = whole("steps", self.defaults["steps"] if steps is None else steps, *STEPS)
+        steps = whole("steps", self.defaults["steps"] if steps is None else steps, self.family.fewest, STEPS[1])
         guidance = number("guidance", self.defaults["guidance"] if guidance is None else guidance, *GUIDANCE)
-        sampler = choice("sampler", sampler or self.samplers[0], self.samplers)
+        sampler = choice("sampler", sampler or self.defaults["sampler"], self.samplers)
         given = given.checked(self.defaults["size"], self.family.multiple)
+        if negative_prompt.strip() and not self.family.negative:
+            raise Problem("no_negative_prompt", model=self.model.id)
+        if self.family.edits_only and not given.edit:
+            raise Problem("nothing_to_change", model=self.model.id)
         settings = {"prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "guidance": guidance}
         settings |= {"sampler": sampler, **given.settings(self.defaults["size"])}
         recipe = self._recipe("draw", settings, generator.initial_seed())
@@ -138,7 +145,9 @@ class TextToImagePipeline(DiffusionPipeline):
         watched = Watched(self, sampler, steps, given.size, on_step, keep, kept)
         pipe.scheduler = watched.scheduler
         arguments = family.arguments(prompt, negative_prompt, steps, guidance) | family.called(pipe, given)
-        (image,) = pipe(**arguments, generator=generator, output_type="pil").images
+        with torch.random.fork_rng():
+            torch.manual_seed(generator.initial_seed())  # SD 3 encodes what guides it with noise from nowhere else
+            (image,) = pipe(**arguments, generator=generator, output_type="pil").images
         return Made(paste(image, given.start) if kept else image, recipe, watched.moments, watched.latent)
 
     def _guide(self, guide: Guide) -> ModelMixin:
@@ -188,30 +197,26 @@ class TextToImagePipeline(DiffusionPipeline):
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that the net does not see, because its tokens are more than fit; "" if all fit."""
-        tokenizer, prompt = self.family.tokenizer, prompt_text("prompt", prompt)
-        last = tokenizer.model_max_length - 1  # the end mark takes a place
-        ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
-        return tokenizer.decode(ids[last:-1], skip_special_tokens=True).strip() if len(ids) > last + 1 else ""
+        family, prompt = self.family, prompt_text("prompt", prompt)
+        tokenizer = getattr(family.tokenizer, "tokenizer", family.tokenizer)  # or one that reads pictures, too
+        ids = tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        return tokenizer.decode(ids[family.length :], skip_special_tokens=True).strip()
 
     @torch.inference_mode()
     def decode(self, x0: torch.Tensor) -> Image.Image:
         """A latent (1, C, h, w), normalised as the net sees it -> picture"""
-        config = self.pipe.vae.config
-        x0 = x0.to(self.pipe.vae.device, self.pipe.vae.dtype) / config.scaling_factor + (config.shift_factor or 0)
-        return runtime.to_images(self.pipe.vae.decode(x0).sample)[0]
+        return runtime.to_images(self.family.decode(x0))[0]
 
     @torch.inference_mode()
     def encode(self, image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
         """A picture -> its latent (1, C, h, w), normalised as the net sees it: the mean, nothing is drawn."""
-        vae, size = self.pipe.vae, size or (self.defaults["size"],) * 2
+        size = size or (self.defaults["size"],) * 2
         x = runtime.to_tensor(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS))
-        mean = vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mean
-        return ((mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor).float().cpu()
+        return self.family.encode(x).float().cpu()
 
     def scheduler(self, sampler: str = ""):
         """A new one; its times are not set. Raises Problem."""
-        kind, more = self.family.samplers[choice("sampler", sampler or self.samplers[0], self.samplers)]
-        return kind.from_config(self.pipe.scheduler.config, **more)
+        return self.family.scheduler(choice("sampler", sampler or self.defaults["sampler"], self.samplers))
 
     def _recipe(self, task: str, settings: dict, seed: int | None = None) -> Recipe:
         return Recipe.make(self.model.tab, self.model.id, revision(self.model), task, settings, seed)

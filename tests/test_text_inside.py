@@ -20,7 +20,7 @@ from apps.text_inside import lay_out
 from apps.text_pictures import Asked
 from pipelines import recipe, runtime, text_attention, text_inside
 from pipelines.problems import Problem
-from pipelines.text_families import Level, predicted
+from pipelines.text_levels import Level, predicted
 from tests import tiny_text
 
 KINDS = tuple(tiny_text.KINDS.values())
