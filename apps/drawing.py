@@ -186,6 +186,27 @@ def render(strokes: Strokes, width: float = WIDTH) -> Image.Image:
     return _centre(ramp * ramp * (3 - 2 * ramp))
 
 
+def lines(text: str, side: int, width: float) -> Image.Image:
+    """ "s:..." -> its lines as they stand on the square, white on black, "L", side x side; width in canvas units.
+
+    Raises Problem: "empty_drawing", "bad_drawing".
+    """
+    if not isinstance(text, str) or not text.startswith("s:"):
+        raise Problem("empty_drawing" if text in ("", None) else "bad_drawing", points=MAX_POINTS, size=CANVAS)
+    fine = 4  # subpixels
+    scale, pen = side * fine / CANVAS, width * side * fine / CANVAS
+    image = Image.new("L", (side * fine, side * fine))
+    draw = ImageDraw.Draw(image)
+    for stroke in decode(text[2:]):
+        points = [(x * scale, y * scale) for x, y in stroke]
+        draw.line(points, fill=255, width=round(pen), joint="curve")
+        for x, y in points:
+            draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
+    if not image.getbbox():
+        raise Problem("empty_drawing")
+    return image.resize((side, side), Image.Resampling.BOX)
+
+
 def _bounds(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Upper left corner and extent of all points."""
     points = np.concatenate(strokes)

@@ -355,6 +355,33 @@ class Examples(gr.HTML):
         )
 
 
+class Sketch(gr.HTML):
+    """A square for strokes: white on black or, with `veil`, over the picture that an event puts there with
+    `gr.update(background=data URL)`. `width` of the pen: thousandths of the square. Value: "" or "s:" and strokes as
+    apps/drawing.py writes them."""
+
+    def __init__(self, value: str = "", veil: bool = False, width: int = 16, background: str = "", **kwargs):
+        super().__init__(
+            value,
+            html_template=f'<div class="sketch" data-veil="{int(veil)}" data-width="{width}"><div class="pad"><canvas>'
+            '</canvas><div class="hint">${trugbild.words.draw_here}</div></div><div class="uses">'
+            '<button type="button" data-undo>${trugbild.words.undo}</button>'
+            '<button type="button" data-clear>${trugbild.words.clear}</button></div></div>',
+            js_on_load="trugbild.sketch(element, props, trigger, watch)",
+            apply_default_css=False,
+            background=background,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict:
+        return {"type": "string"}
+
+    def example_payload(self) -> str:
+        return ""
+
+    example_value = example_payload
+
+
 class People(gr.HTML):
     """People of a face model in a row, to exchange, add and take away. Value: words joined by commas, see people.py.
 

@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 ENDPOINTS = (
     "person", "walk", "mix", "face_arithmetic", "edit", "verdict", "project", "learnt",
     "translate", "styles", "cycle", "discriminator_map",
-    "text_to_image", "xy_grid", "compare", "diffusion_steps", "attention", "noise_picture", "paths",
+    "text_to_image", "xy_grid", "compare", "change", "diffusion_steps", "attention", "noise_picture", "paths",
     "decode", "reconstruct", "interpolate", "sample", "arithmetic", "autoencode_photo",
 )  # fmt: skip
 

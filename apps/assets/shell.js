@@ -349,12 +349,73 @@ Object.assign(window.trugbild, (() => {
     return strokes;
   }
 
+  function ink(c, strokes, colour, width) {  // as one path, so that a veil is nowhere twice as thick
+    c.strokeStyle = colour; c.lineWidth = width; c.lineCap = c.lineJoin = "round";
+    c.beginPath();
+    for (const points of strokes) {
+      c.moveTo(...points[0]);
+      for (const point of points) c.lineTo(...point);
+      c.lineTo(points.at(-1)[0] + 0.1, points.at(-1)[1]);
+    }
+    c.stroke();
+  }
+
+  function pen(pad, strokes, done) {  // strokes() is the list that a new one goes to; answers whether one is being drawn
+    let stroke = null;
+    const point = (event) => pad.at(event).map(Math.round);
+    pad.node.addEventListener("pointerdown", (event) => {
+      pad.node.setPointerCapture(event.pointerId);
+      stroke = [point(event)]; strokes().push(stroke); pad.repaint();
+    });
+    pad.node.addEventListener("pointermove", (event) => {
+      if (!stroke) return;
+      for (const e of event.getCoalescedEvents?.() ?? [event]) stroke.push(point(e));
+      pad.repaint();
+    });
+    for (const name of ["pointerup", "pointercancel"]) pad.node.addEventListener(name, () => {
+      if (!stroke) return;
+      stroke = null;
+      done();
+    });
+    return () => stroke !== null;
+  }
+
+  // Lines, white on black, or a veil over the places of a picture that are marked. Value: "" or "s:" and the strokes.
+  function sketch(element, props, trigger, watch) {
+    const veil = $(".sketch", element).dataset.veil === "1", picture = new Image();
+    let strokes = [];
+    const pad = canvas(element, (c) => {
+      c.fillStyle = "#000"; c.fillRect(0, 0, 1000, 1000);
+      if (picture.complete && picture.naturalWidth) c.drawImage(picture, 0, 0, 1000, 1000);
+      ink(c, strokes, veil ? "#ff2d78a8" : "#fff", Number($(".sketch", element).dataset.width));
+      $(".hint", element).hidden = strokes.length > 0;
+    });
+    const code = () => strokes.length ? "s:" + encode(strokes) : "";
+    const set = () => { props.value = code(); pad.repaint(); trigger("input"); };
+    const busy = pen(pad, () => strokes, set);
+    element.addEventListener("click", (event) => {
+      if (event.target.closest("[data-undo]")) strokes.pop();
+      else if (event.target.closest("[data-clear]")) strokes = [];
+      else return;
+      set();
+    });
+    function load() {
+      if (busy() || (props.value || "") === code()) return;
+      strokes = props.value ? decode(props.value.slice(2)) : [];
+      pad.repaint();
+    }
+    function paper() { if ((props.background || "") !== picture.src) picture.src = props.background || ""; }
+    picture.onload = pad.repaint;
+    watch("value", load); watch("background", paper);
+    load(); paper();
+  }
+
   // A pad to draw on, with the digits that we drew as examples below. Value: a comma-separated list of inputs.
   function examples(element, props, trigger, watch) {
     const many = $(".examples", element).dataset.many === "1";
     const thumb = (code) => code && element.querySelector(`[data-code="${CSS.escape(code)}"]`);
     let kind = "digit";
-    let strokes = [], stroke = null;
+    let strokes = [], busy = () => false;
     const chosen = () => (props.value || "").split(",").filter(Boolean);
     const drawn = () => chosen().some((code) => code.startsWith("s:"));
 
@@ -365,14 +426,7 @@ Object.assign(window.trugbild, (() => {
         c.imageSmoothingEnabled = false;
         c.drawImage(example, 0, 0, 1000, 1000);
       }
-      c.strokeStyle = "#fff"; c.lineWidth = 80; c.lineCap = c.lineJoin = "round";
-      for (const points of strokes) {
-        c.beginPath();
-        c.moveTo(...points[0]);
-        for (const point of points) c.lineTo(...point);
-        c.lineTo(points.at(-1)[0] + 0.1, points.at(-1)[1]);
-        c.stroke();
-      }
+      ink(c, strokes, "#fff", 80);
       $(".hint", element).hidden = strokes.length > 0 || Boolean(example);
     });
 
@@ -383,7 +437,7 @@ Object.assign(window.trugbild, (() => {
       for (const node of element.querySelectorAll("button[data-kind]")) node.hidden = node.dataset.kind !== kind;
       for (const node of element.querySelectorAll("[data-code]"))
         node.setAttribute("aria-pressed", String(codes.includes(node.dataset.code)));
-      if (pad) { if (!drawn() && !stroke) strokes = []; pad.repaint(); }
+      if (pad) { if (!drawn() && !busy()) strokes = []; pad.repaint(); }
     }
     function set(codes) { props.value = codes.join(","); mark(); trigger("input"); }
 
@@ -395,24 +449,7 @@ Object.assign(window.trugbild, (() => {
       if (!many) set([code]);
       else set(chosen().includes(code) ? chosen().filter((c) => c !== code) : [...chosen(), code].slice(-6));
     });
-    if (pad) {
-      const point = (event) => pad.at(event).map(Math.round);
-      pad.node.addEventListener("pointerdown", (event) => {
-        pad.node.setPointerCapture(event.pointerId);
-        if (!drawn()) strokes = [];
-        stroke = [point(event)]; strokes.push(stroke); pad.repaint();
-      });
-      pad.node.addEventListener("pointermove", (event) => {
-        if (!stroke) return;
-        for (const e of event.getCoalescedEvents?.() ?? [event]) stroke.push(point(e));
-        pad.repaint();
-      });
-      for (const name of ["pointerup", "pointercancel"]) pad.node.addEventListener(name, () => {
-        if (!stroke) return;
-        stroke = null;
-        set(["s:" + encode(strokes)]);
-      });
-    }
+    if (pad) busy = pen(pad, () => { if (!drawn()) strokes = []; return strokes; }, () => set(["s:" + encode(strokes)]));
     function load() {
       const code = chosen().find((c) => c.startsWith("s:"));
       if (pad && code && !strokes.length) strokes = decode(code.slice(2));
@@ -608,5 +645,5 @@ Object.assign(window.trugbild, (() => {
     build();
   }
 
-  return {changed, section, redraw, run, select, opened, header, notice, plane, examples, people, picker, picked, asked, visit, film, quiz, anybody};
+  return {changed, section, redraw, run, select, opened, header, notice, plane, examples, sketch, people, picker, picked, asked, visit, film, quiz, anybody};
 })());
