@@ -17,13 +17,23 @@ PRIVATE = {"api_visibility": "private"}  # of the page; what others may call are
 class Sections(dict):
     """Name -> gr.Tab, to lay out with `with sections[name]:`. `tabs` is the gr.Tabs around them."""
 
-    def __init__(self, stem: str, titles: dict, load: Callable, slow: Callable = lambda model: False):
+    def __init__(
+        self,
+        stem: str,
+        titles: dict,
+        load: Callable,
+        slow: Callable = lambda model: False,
+        asks: Callable | None = None,
+    ):
         """titles: name -> text (`i18n.t`), in their order; `load(model_id)` gives a pipeline.
 
-        slow(model_id): whether people would wonder what takes so long.
+        slow(model_id): whether people would wonder what takes so long. asks(model_id, lang): what a person should know
+        before anything is computed with this model, "" if nothing; until `agrees` has been triggered for it, sections
+        show that instead.
         """
         super().__init__()
-        self.stem, self.load, self.slow, self._loading = stem, load, slow, {}
+        self.stem, self.load, self.slow, self.asks, self._loading = stem, load, slow, asks, {}
+        self.agreed = gr.Textbox(visible="hidden") if asks else None  # the model that a person wants to be used
         # In the page, though hidden: only then is a change noticed.
         self.ticks = {name: gr.Number(0, visible="hidden", label=name) for name in titles}
         with gr.Tabs(elem_classes="sections", selected=next(iter(titles))) as self.tabs:
@@ -37,6 +47,11 @@ class Sections(dict):
         for name, tab in self.items():
             js = f"(tick) => trugbild.section('{self.stem}', '{name}', '{first}', tick)"
             tab.select(None, self.ticks[name], self.ticks[name], js=js)
+
+    def agrees(self, triggers: list, model: gr.components.Component) -> None:
+        """After one of `triggers` the model may be used, and the open section is drawn."""
+        agreed = gr.on(triggers, None, model, self.agreed, js="(model) => model", **PRIVATE)
+        agreed.then(**self.redraw())
 
     def redraw(self) -> dict:
         """What makes an event draw the open section: `event.then(**sections.redraw())`"""
@@ -66,11 +81,18 @@ class Sections(dict):
         meanwhile(*inputs, lang).
         """
 
+        agreed = [self.agreed] if self.asks else []
+
         def draw(*values, lang):
             def first(html):
                 return html if len(outputs) == 1 else (html, *[gr.skip()] * (len(outputs) - 1))
 
             which = model or values[0]
+            if self.asks:
+                *values, wanted = values
+                if wanted != which and (told := self.asks(which, lang)):
+                    yield first(told)
+                    return
             if waiting := not self.is_loaded(which):
                 yield first((meanwhile or loading_text)(*values, lang=lang))
             elif waiting := self.slow(which):
@@ -85,8 +107,15 @@ class Sections(dict):
                     yield first("")
                 raise
 
-        draw.__signature__ = inspect.signature(fn)
-        return gr.on([self.ticks[name].change, *triggers], handler(draw), inputs, outputs, **PRIVATE, **QUICK)
+        signature = inspect.signature(fn)
+        names = {p.name: p for p in signature.parameters.values()}
+        if agreed:
+            lang = names.pop("lang")
+            names["agreed"] = inspect.Parameter("agreed", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            names["lang"] = lang.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        draw.__signature__ = signature.replace(parameters=list(names.values()))
+        every = [*inputs, *agreed]
+        return gr.on([self.ticks[name].change, *triggers], handler(draw), every, outputs, **PRIVATE, **QUICK)
 
 
 def loading_text(*_, lang: str) -> str:

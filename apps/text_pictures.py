@@ -9,10 +9,11 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from apps.drawing import ASSETS
-from apps.i18n import say
-from apps.widgets import Figure, Result, data_url, decimal, jpeg
+from apps.i18n import say, sentence, texts
+from apps.widgets import Figure, Result, data_url, decimal, jpeg, status
+from pipelines import hub, registry, text_words
 from pipelines import recipe as recipes
-from pipelines import registry, text_words
+from pipelines import status as availability
 from pipelines.problems import Problem, choice, number, whole
 from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
@@ -22,6 +23,7 @@ STEM = "text_to_image"
 NUMBER = (1, 8)  # of pictures at once
 AXES = ("seed", "steps", "guidance", "sampler", "model", "prompt")
 LONGEST_AXIS, CELLS = 8, 36
+LARGE = 2000  # MB: a model that needs more is used when a person asks for it, not because a section was opened
 SHOWN = 512  # px: larger pictures are shown smaller
 NOTHING = "-"  # instead of a second axis
 VALUES = {  # what an axis holds until something else is written
@@ -38,6 +40,20 @@ def known(model: str) -> registry.Model:
     """A model of the tab by its id; a stranger may not name folders of this machine."""
     choice("model", model, [entry.id for entry in registry.models(STEM)])
     return registry.get(model)
+
+
+def asks(model: str, lang: str) -> str:
+    """What a person should know before a large model is fetched and used; HTML, "" for small ones."""
+    entry = known(model)
+    if entry.path or entry.memory_mb < LARGE:
+        return ""
+    name = texts(lang).get(f"models.{entry.id}", entry.id)
+    if problem := availability(entry):
+        told = sentence(problem, lang)
+    else:
+        size = decimal(entry.memory_mb / 1024, lang, 1)
+        told = say("text.large_here" if hub.folder(entry) else "text.large_fetch", lang, model=name, gb=size)
+    return status(lang, text=told)
 
 
 def sampler_names(model: registry.Model) -> tuple[str, ...]:

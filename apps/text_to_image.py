@@ -37,7 +37,7 @@ from apps.widgets import (
     stops,
 )
 from pipelines import registry
-from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, STEPS
+from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, SAMPLERS, STEPS
 
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "steps", "words", "noise", "paths", "how"]
@@ -78,7 +78,8 @@ def build(load: Callable) -> Tab:
                     card = gr.HTML()
             with gr.Column(scale=6, min_width=300):
                 picker = Picker(visible="hidden")
-                sections = Sections(STEM, {name: t(f"text.{name}.tab") for name in SECTIONS}, load)
+                titles = {name: t(f"text.{name}.tab") for name in SECTIONS}
+                sections = Sections(STEM, titles, load, asks=compute.asks)
 
                 with sections["picture"]:
                     result = gr.HTML(min_height=320, elem_id="drawn")
@@ -160,11 +161,9 @@ def build(load: Callable) -> Tab:
     follow = {"fn": handler(of_model), "inputs": [model, sampler], "outputs": [sampler, vocabulary, card], **quiet}
     for filled in elsewhere:
         filled.success(**follow).then(**sections.redraw())
+    sections.agrees([run.click, prompt.submit, negative.submit], model)
     gr.on(
         [
-            run.click,
-            prompt.submit,
-            negative.submit,
             seed.change,
             steps.release,
             guidance.release,
@@ -205,7 +204,7 @@ def build(load: Callable) -> Tab:
         buttons = "".join(compute.button("set", {"prompt": text}, text) for text in examples)
         return [
             Dropdown(
-                choices=[choice for kind in ("diffusion", "flow") for choice in model_choices(STEM, kind, lang)],
+                choices=[choice for kind in SAMPLERS for choice in model_choices(STEM, kind, lang)],
                 value=values["model"],
             ),
             *of_model(values["model"], values["sampler"], lang),

@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from conftest import LANGUAGES, opened, repeat
@@ -12,6 +13,7 @@ from PIL import Image
 
 import pipelines
 from apps import i18n, text_pictures
+from apps.sections import Sections
 from apps.text_pictures import NOTHING
 from apps.text_to_image import STEM
 from pipelines import recipe
@@ -180,3 +182,25 @@ def test_previews_come_while_it_draws():
     first = seen[0][2]
     assert len(first) == 2, "places for both"
     assert Image.open(io.BytesIO(first[0].data)).size == (128, 128) and len(made.figures) == 2
+
+
+# ---- large models
+
+
+def test_a_large_model_is_used_when_a_person_asks_for_it():
+    """Nobody downloads gigabytes by opening a section."""
+    for lang in LANGUAGES:
+        assert text_pictures.asks(SD, lang) == ""
+        assert re.search(r"[3-9][.,]\d GB", text_pictures.asks("sd15", lang))
+    loaded = []
+    with gr.Blocks() as demo:
+        model, shown = gr.Textbox("sd15"), gr.HTML()
+        sections = Sections(STEM, {"a": "x"}, loaded.append, asks=text_pictures.asks)
+        sections.draws("a", lambda model, lang: f"drawn by {model}", [], [model], [shown])
+    draw = next(fn for fn in demo.fns.values() if fn.outputs == [shown])
+    assert draw.inputs == [model, sections.agreed]
+    request = gr.Request()
+    (told,) = draw.fn("sd15", "", request)
+    assert told == text_pictures.asks("sd15", "en") and not loaded
+    assert list(draw.fn("sd15", "sd15", request))[-1] == "drawn by sd15" and loaded == ["sd15"]
+    assert list(draw.fn(SD, "", request))[-1] == f"drawn by {SD}"
