@@ -20,7 +20,7 @@ from apps.i18n import say, sentence, t, texts
 from apps.links import Param, Several
 from apps.sections import Sections
 from apps.text_paths import PAIR
-from apps.text_pictures import STEM, Asked, button, known, small, wrapped
+from apps.text_pictures import STEM, Asked, asks, button, known, small, wrapped
 from apps.widgets import Dropdown, Figure, Result, decimal, endpoint, figures, jpeg, live, stops
 from pipelines import hub, registry
 from pipelines.problems import Problem
@@ -58,20 +58,27 @@ class Tile(NamedTuple):
 
 
 def lined_up(models: list[str], lang: str) -> list[Tile]:
-    """Those of these ids; without any, all that there are and the closed ones. Raises Problem."""
+    """Those of these ids; without any, all that there are and the closed ones. Raises Problem.
+
+    A large model draws when a person has chosen it.
+    """
     every = list({model.id: model for model in map(known, models)}.values()) or registry.models(STEM)
     names = texts(lang)
-    tiles = [Tile(names.get(f"models.{one.id}", one.id), one.year, one.id, why_not(one, lang)) for one in every]
+    tiles = [
+        Tile(names.get(f"models.{one.id}", one.id), one.year, one.id, why_not(one, bool(models), lang)) for one in every
+    ]
     if not models:
         tiles += [Tile(name, year, why=say("text.compare.closed", lang, owner=owner)) for name, owner, year in CLOSED]
     return sorted(tiles, key=lambda tile: tile.year or math.inf)
 
 
-def why_not(model: registry.Model, lang: str) -> str:
+def why_not(model: registry.Model, chosen: bool, lang: str) -> str:
     """Why it does not draw here and now; "" if it does. Nothing is downloaded for a comparison."""
     problem = pipelines.status(model)
     if not problem and not hub.folder(model):
         problem = Problem("not_downloaded", model=model.id)
+    if not problem and not chosen and asks(model.id, lang):
+        return say("text.compare.large", lang, gb=decimal(model.memory_mb / 1024, lang, 1))
     return sentence(problem, lang) if problem else ""
 
 
@@ -144,7 +151,7 @@ def parameters(model: registry.Model) -> int:
 
 def compare(load, prompt, negative_prompt, seed, models, lang, on_step=None) -> Result:
     """The same prompt and seed through several models, each with its usual steps and guidance: their pictures in the
-    order of the years, then a sheet of all, those that cannot be used here included. Without models: all that can."""
+    order of the years, then a sheet of all, those that cannot be used here included. Without models: all small ones."""
     tiles, result = drawn(load, prompt, negative_prompt, seed, models, lang, on_step)
     if not result.figures:
         raise Problem("nothing_to_compare")

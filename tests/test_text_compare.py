@@ -28,6 +28,7 @@ HUB = {"files": {"config.json": None}, "revision": "0" * 40}
 ELSEWHERE = {  # id -> why it cannot draw here
     "old": "not_downloaded", "behind-a-gate": "gated", "giant": "memory", "lost": "model_files_missing",
 }  # fmt: skip
+LARGE = "large"  # lies here
 
 
 def elsewhere(folder: Path) -> tuple[Model, ...]:
@@ -36,12 +37,13 @@ def elsewhere(folder: Path) -> tuple[Model, ...]:
         Model("behind-a-gate", STEM, "flow", "someone/gated", "MIT", "", 2024, gate=True, **HUB),
         Model("giant", STEM, "flow", "someone/giant", "MIT", "", 2025, memory_mb=10**7, **HUB),
         Model("lost", STEM, "flow", "bundled", "MIT", "", 2021, path=folder / "lost"),
+        Model(LARGE, STEM, "diffusion", "someone/large", "MIT", "", 2023, memory_mb=3000, **HUB),
     )
 
 
 @pytest.fixture(scope="module")
 def models(app, tmp_path_factory):
-    """Two that draw, one whose weights were cut off, four that are not here: all that there are."""
+    """Two that draw, one whose weights were cut off, a large one, four that are not here: all that there are."""
     where = tmp_path_factory.mktemp("text")
     with models_apart(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "MODELS", elsewhere(where))
@@ -49,6 +51,10 @@ def models(app, tmp_path_factory):
         patch.delenv("HF_HUB_OFFLINE", raising=False)
         patch.delenv("HF_TOKEN", raising=False)
         patch.setenv("HF_HOME", str(where / "cache"))
+        patch.delenv("HF_HUB_CACHE", raising=False)
+        patch.setenv("TRUGBILD_MEMORY_MB", "8000")
+        (here := hub._snapshot(registry.get(LARGE))).mkdir(parents=True)
+        (here / "config.json").write_text("{}")
         folders = tiny_text.folders(where)
         shutil.copytree(folders["diffusion"], where / "broken")
         (weights,) = (where / "broken" / "unet").glob("*.safetensors")
@@ -72,11 +78,13 @@ def made(models):
 def test_all_stand_in_the_order_of_their_years_with_their_reasons(models, lang):
     tiles = lined_up([], lang)
     years = [tile.year for tile in tiles]
-    assert years == sorted(years) and len(tiles) == len(ELSEWHERE) + 3 + len(CLOSED)
+    assert years == sorted(years) and len(tiles) == len(ELSEWHERE) + 4 + len(CLOSED)
     for tile in tiles:
         if code := ELSEWHERE.get(tile.model):
             pattern = re.sub(r"\\\{\w+\\\}", ".*", re.escape(i18n.texts(lang)[f"problems.{code}"]))
             assert re.fullmatch(pattern, tile.why), tile.why
+        elif tile.model == LARGE:
+            assert tile.why == i18n.say("text.compare.large", lang, gb="2,9" if lang == "de" else "2.9")
         else:
             assert bool(tile.why) != bool(tile.model), "closed ones say so, the others can draw"
     for name, owner, year in CLOSED:
@@ -86,6 +94,7 @@ def test_all_stand_in_the_order_of_their_years_with_their_reasons(models, lang):
 
 def test_a_choice_is_those_alone(models):
     assert [tile.model for tile in lined_up(["giant", "old", SD, "old"], "en")] == ["old", "giant", SD]
+    assert lined_up([LARGE], "en")[0].why == "", "who is chosen draws"
     with pytest.raises(Problem, match="must be one of"):
         lined_up(["faces-64"], "en")
 
@@ -161,9 +170,9 @@ def test_the_sheet_has_a_place_for_everybody(made):
     tiles, result, _ = made
     image = sheet(tiles, ASK[0], "en")
     whole = np.asarray(image)
-    assert image.width == 4 * (SIDE + SIDE // 16) + SIDE // 16, "twelve tiles in four columns"
+    assert image.width == 4 * (SIDE + SIDE // 16) + SIDE // 16, "thirteen tiles in four columns"
     assert whole.tobytes() == np.asarray(Image.open(io.BytesIO(result.figures[-1].data)).convert("RGB")).tobytes()
-    tall, top = SIDE + 100, image.height - 3 * (SIDE + 100) + SIDE // 16
+    tall, top = SIDE + 100, image.height - 4 * (SIDE + 100) + SIDE // 16
     for i, tile in enumerate(tiles):
         x, y = SIDE // 16 + i % 4 * (SIDE + SIDE // 16), top + i // 4 * tall
         place, label = whole[y : y + SIDE, x : x + SIDE], whole[y + SIDE + 4 : y + SIDE + 66, x : x + SIDE]
