@@ -190,8 +190,17 @@ def first(values: dict, lang: str) -> list[Figure] | None:
 
 
 def notes(model: str, prompt: str, lang: str, unread: str = "") -> list[str]:
-    """What a person should know about how the model reads this prompt; HTML. unread: the end that it does not see."""
-    entry = known(model)
+    """What a person should know about the model, and how it reads this prompt; HTML. unread: what it does not see."""
+    entry, steps = known(model), text_words.learning(known(model))
+    early = (
+        [say("text.note.learning", lang, done=decimal(steps[0], lang, 0), n=decimal(steps[1], lang, 0))]
+        if steps
+        else []
+    )
+    return early + _read(entry, prompt, lang, unread)
+
+
+def _read(entry: registry.Model, prompt: str, lang: str, unread: str) -> list[str]:
     if not prompt.strip():
         return [say("text.note.empty", lang)]
     cut = [say("text.note.cut", lang, cut=brief(unread))] if unread else []

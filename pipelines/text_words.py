@@ -43,6 +43,16 @@ def words(model: Model) -> Words | None:
     return _words(file, file.stat().st_mtime_ns) if file and file.is_file() else None
 
 
+def learning(model: Model) -> tuple[int, int] | None:
+    """Steps that a model of training/text_to_image.py has done, and those of its plan; None: finished, or another's."""
+    try:
+        facts = json.loads((model.path / "training.json").read_text("utf-8"))
+        done = facts["figures"]["scenes seen"] // facts["config"]["batch_size"]
+        return (done, facts["config"]["steps"]) if done < facts["config"]["steps"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 @functools.lru_cache(maxsize=16)
 def _words(file: Path, _stamp: int) -> Words:
     try:

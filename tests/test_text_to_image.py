@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -251,3 +252,15 @@ def test_folders_of_diffusers_itself_are_known(folders, tmp_path):
             model = registry.register_folder(tmp_path / kind)
             assert (model.tab, model.kind) == ("text_to_image", kind)
             assert f"{'unet' if kind == 'diffusion' else 'transformer'}/{registry.WEIGHTS}" in model.files
+
+
+def test_a_model_that_still_learns_says_how_far_it_is(folders, tmp_path):
+    model = registry.register_folder(folders["diffusion"])
+    assert text_words.learning(model) is None, "two steps of two"
+    facts = json.loads((folders["diffusion"] / "training.json").read_text())
+    for file in folders["diffusion"].glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    facts["config"]["steps"] = 5
+    (tmp_path / "training.json").write_text(json.dumps(facts))
+    assert text_words.learning(replace(model, path=tmp_path)) == (2, 5)
+    assert text_words.learning(replace(model, path=None)) is None
