@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     # gradio reads these when it is imported, which takes seconds: so late, after what can be refused at once.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": upload_folder()}
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if args.share:
+        os.environ.setdefault("TRUGBILD_PUBLIC", "1")  # pictures are checked before strangers see them
     if args.data:
         if not Path(args.data).is_dir():
             return stop(f"There is no folder {args.data}.")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from apps.drawing import ASSETS
 from apps.i18n import say, sentence, texts
 from apps.widgets import Figure, Result, data_url, decimal, jpeg, status
-from pipelines import hub, registry, text_words
+from pipelines import hub, registry, text_safety, text_words
 from pipelines import recipe as recipes
 from pipelines import status as availability
 from pipelines.problems import Problem, choice, number, whole
@@ -223,6 +223,14 @@ def _read(entry: registry.Model, prompt: str, lang: str, unread: str) -> list[st
 def brief(words: str) -> str:
     """Somebody's words, short, as HTML."""
     return html.escape(words if len(words) <= 40 else words[:39] + "…")
+
+
+def safety(model: str, lang: str) -> str:
+    """Whether anybody looks at what the model draws, and what nobody looks for; HTML."""
+    entry = known(model)
+    listed = text_words.words(entry) is not None
+    key = "listed" if listed else "checked" if text_safety.is_checked(entry) else "unchecked"
+    return f'<div class="card"><p>{say(f"text.safety.{key}", lang)} {say("text.safety.marked", lang)}</p></div>'
 
 
 def word_list(model: str, lang: str) -> str:

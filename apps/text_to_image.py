@@ -145,7 +145,8 @@ def build(load: Callable) -> Tab:
         return Dropdown(choices=choices, value=sampler if sampler in dict(choices).values() else "")
 
     def of_model(model, sampler, lang):
-        return samplers(model, sampler), compute.word_list(model, lang), about(model, lang)
+        card = about(model, lang) + compute.safety(model, lang)
+        return samplers(model, sampler), compute.word_list(model, lang), card
 
     def switch_model(model, sampler, lang):
         own = registry.get(model).defaults

@@ -19,7 +19,7 @@ from diffusers.utils import logging
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
-from . import hub, load, registry, runtime
+from . import hub, load, registry, runtime, text_safety
 from .problems import Problem, choice, number, whole
 from .recipe import Recipe
 from .registry import Model, revision
@@ -80,6 +80,7 @@ class TextToImagePipeline(DiffusionPipeline):
             raise Problem("unknown_pipeline", model=model.id, value=type(pipe).__name__)
         pipe.to(runtime.device())
         pipe.set_progress_bar_config(disable=True)
+        self.guard = text_safety.Guard(model, pipe)
         self.pipe, self.model, self.family = pipe, model, FAMILIES[type(pipe)](pipe)
         self.samplers = tuple(self.family.samplers)
         self.base = (model.base or model.id).removeprefix("local/")  # what nets that go with it say they fit
@@ -137,18 +138,21 @@ class TextToImagePipeline(DiffusionPipeline):
         if given.start and int(steps * given.start.strength) < 1:
             raise Problem("no_step_left", steps=steps, strength=given.start.strength)
 
+        looks = self.guard.looks()
         family = self._with(given.loras)
         parts = {"controlnet": self._guide(given.guide)} if given.guide else {}
         # its own scheduler, which counts steps; the nets are shared
         pipe = family.variant(given.variant, **parts) if given.variant else copy.copy(family.pipe)
         kept = self._kept(given, generator.initial_seed()) if given.start and given.start.mask else None
-        watched = Watched(self, sampler, steps, given.size, on_step, keep, kept)
+        watched = Watched(self, sampler, steps, given.size, on_step, keep, kept, hidden=bool(looks))
         pipe.scheduler = watched.scheduler
         arguments = family.arguments(prompt, negative_prompt, steps, guidance) | family.called(pipe, given)
         with torch.random.fork_rng():
             torch.manual_seed(generator.initial_seed())  # SD 3 encodes what guides it with noise from nowhere else
             (image,) = pipe(**arguments, generator=generator, output_type="pil").images
-        return Made(paste(image, given.start) if kept else image, recipe, watched.moments, watched.latent)
+        image = paste(image, given.start) if kept else image
+        self.guard.check(image, looks)
+        return Made(image, recipe, watched.moments, watched.latent)
 
     def _guide(self, guide: Guide) -> ModelMixin:
         return load(self._fitting("guide", guide.net, "controlnet").id)
@@ -247,8 +251,10 @@ class Watched:
         on_step: Step | None,
         keep: bool,
         kept: Kept | None = None,
+        hidden: bool = False,
     ):
         self.pipeline, self.steps, self.on_step, self.keep, self.kept = pipeline, steps, on_step, keep, kept
+        self.hidden = hidden  # nobody has looked at a preview
         self.spatial = functools.partial(pipeline.family.spatial, size=size)
         self.scheduler = pipeline.scheduler(sampler)
         self.moments: list[Moment] = []
@@ -280,7 +286,7 @@ class Watched:
     def _preview(self, x0: torch.Tensor) -> Image.Image | None:
         """Decoded, if the time for it is there; at the end the picture itself comes."""
         now = time.monotonic()
-        if self.i >= self.steps or self.spent + self.cost > SHARE * (now - self.start):
+        if self.hidden or self.i >= self.steps or self.spent + self.cost > SHARE * (now - self.start):
             return None
         preview = self.pipeline.decode(x0)
         self.cost = time.monotonic() - now

@@ -1,33 +1,37 @@
 """Pictures in public: who is looked at, what refuses them, and that nobody gets a black one."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LANGUAGES, ROOT
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from conftest import LANGUAGES, ROOT, models_apart
+from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from PIL import Image
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPTextConfig,
-    CLIPTextModel,
     CLIPVisionConfig,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
-from apps import i18n
+import pipelines
+from apps import i18n, text_pictures
 from pipelines import Problem, registry, runtime, text_safety
 from pipelines.registry import Model
 from pipelines.text_safety import CHECKER, Guard, is_checked, is_public
+from pipelines.text_to_image import TextToImagePipeline
+from tests import tiny_families
 
 SD15 = Model("sd15", "text_to_image", "diffusion", "someone/sd15", "MIT", "", 2022, "0" * 40)
 RED, BLUE = (Image.new("RGB", (64, 48), colour) for colour in ("#c00000", "#0000c0"))
+LISTED = {"objects": {}, "hats": {}, "backgrounds": {}, "styles": {}, "words": {"en": []}}
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -88,20 +92,12 @@ def checker(tmp_path, monkeypatch):
 
 
 def stable_diffusion(checker=None) -> StableDiffusionPipeline:
-    torch.manual_seed(0)
-    return StableDiffusionPipeline(
-        AutoencoderKL(block_out_channels=(8,), norm_num_groups=4),
-        CLIPTextModel(CLIPTextConfig(vocab_size=99, max_position_embeddings=8, **SMALL)),
-        None,
-        UNet2DConditionModel(
-            sample_size=8, block_out_channels=(8,), norm_num_groups=4, cross_attention_dim=16,
-            down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), mid_block_type=None,
-        ),
-        DDIMScheduler(),
-        checker,
-        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32) if checker else None,
-        requires_safety_checker=bool(checker),
-    )  # fmt: skip
+    pipe = tiny_families.build("sd")
+    if checker:
+        extractor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+        pipe.register_modules(safety_checker=checker, feature_extractor=extractor)
+        pipe.register_to_config(requires_safety_checker=True)
+    return pipe
 
 
 def concepts(threshold: float) -> StableDiffusionSafetyChecker:
@@ -227,6 +223,74 @@ def test_where_the_classifier_is_missing_its_own_is_enough(public, monkeypatch, 
     monkeypatch.setattr(text_safety, "CHECKER", replace(CHECKER, path=tmp_path))
     (look,) = Guard(SD15, stable_diffusion(concepts(-2.0))).looks()
     assert look(BLUE)
+
+
+# ---- as pictures leave the wrapper
+
+
+@pytest.mark.parametrize("leave", ["draw", "trace"])
+def test_a_refused_picture_is_a_sentence_and_nobody_sees_it_before(public, checker, leave):
+    drawing = TextToImagePipeline(stable_diffusion(), SD15)
+    told = []
+    checker(bias=9.0)
+    with pytest.raises(Problem) as refused:
+        getattr(drawing, leave)("frog", steps=3, on_step=lambda *event: told.append(event))
+    assert refused.value.code == "unsafe_picture" and refused.value.values == {"model": "sd15"}
+    assert told == [(1, 3, None), (2, 3, None), (3, 3, None)]
+
+
+def test_who_passes_is_drawn_as_at_home(public, checker, monkeypatch):
+    checker(bias=-9.0)
+    seen, _ = TextToImagePipeline(stable_diffusion(concepts(2.0)), SD15).draw("frog", steps=2, seed=3)
+    monkeypatch.setenv(text_safety.PUBLIC, "0")
+    at_home, _ = TextToImagePipeline(stable_diffusion(concepts(-2.0)), SD15).draw("frog", steps=2, seed=3)
+    assert seen.tobytes() == at_home.tobytes() and max(high for _, high in seen.getextrema()) > 0, "not black"
+
+
+def test_without_anybody_to_look_nothing_is_drawn(public, monkeypatch, tmp_path):
+    monkeypatch.setattr(text_safety, "CHECKER", replace(CHECKER, path=tmp_path))
+    told = []
+    with pytest.raises(Problem) as refused:
+        TextToImagePipeline(stable_diffusion(), SD15).draw("frog", on_step=lambda *event: told.append(event))
+    assert refused.value.code == "no_checker" and told == []
+
+
+@pytest.fixture(scope="module")
+def models(app, tmp_path_factory):
+    """A model of language, and the same with a list of words."""
+    with models_apart():
+        for name in ("language", "listed"):
+            folder = tmp_path_factory.mktemp("models") / name
+            stable_diffusion().save_pretrained(folder)
+            if name == "listed":
+                (folder / "words.json").write_text(json.dumps(LISTED))
+            assert pipelines.register_folder(folder).id == f"local/{name}"
+        yield
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_other_programs_get_the_same_sentence(public, checker, ask, models, lang):
+    checker(bias=9.0)
+    how = "frog", "", 1, 2, 3.0, ""
+    for task, more in (("text_to_image", (1,)), ("xy_grid", ("steps", "1,2", "-", "")), ("diffusion_steps", (1,))):
+        said = ask(task, "local/language", *how, *more, lang=lang)
+        assert said == ("error", i18n.say("problems.unsafe_picture", lang, model="local/language")), task
+    assert ask("compare", *how[:3], ["local/language"], lang=lang)[0] == "error"
+    assert ask("text_to_image", "local/listed", *how, 1, lang=lang)[0] == "complete"
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_what_is_not_checked_is_said(monkeypatch, models, lang):
+    texts = i18n.texts(lang)
+    for value, model, key in (
+        ("0", "local/language", "unchecked"),
+        ("1", "local/language", "checked"),
+        ("1", "local/listed", "listed"),
+        ("0", "local/listed", "listed"),
+    ):
+        monkeypatch.setenv(text_safety.PUBLIC, value)
+        said = text_pictures.safety(model, lang)
+        assert texts[f"text.safety.{key}"] in said and texts["text.safety.marked"] in said
 
 
 # ---- what is missing or broken
