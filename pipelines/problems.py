@@ -81,6 +81,8 @@ SENTENCES = {
     "no_step_left": "Of {steps} steps none is left at strength {strength}; take more steps or a higher strength.",
     "no_negative_prompt": "{model} knows no negative prompt; empty that field or pick another model.",
     "nothing_to_change": "{model} changes pictures; open one and say what is to become of it.",
+    "package_missing": "{model} needs a Python package that is not installed here (torchvision, most likely); install "
+    "it and start again.",
     "plan_setting": "{name} is {value}, which is none of: {choices}; correct TRUGBILD_TEXT_PLAN.",
     "wrong_base": "{name} goes with {base}, not with {model}; pick that model or leave it out.",
     "lora_misfit": "{name} holds no change that fits {model}; it was made for another kind of model or is damaged.",

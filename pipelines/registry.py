@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,21 @@ NVIDIA = (
     "NVIDIA Source Code License (non-commercial)",
     "https://github.com/NVlabs/stylegan2/blob/master/LICENSE.txt",
 )
+OPENRAIL = ("CreativeML OpenRAIL-M", "https://huggingface.co/spaces/CompVis/stable-diffusion-license")
+OPENRAIL_2 = (
+    "CreativeML Open RAIL++-M",
+    "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
+)
+STABILITY = ("Stability AI Community", "https://stability.ai/community-license-agreement")
+STABILITY_NC = (
+    "Stability AI Non-Commercial Community",
+    "https://huggingface.co/stabilityai/sdxl-turbo/blob/main/LICENSE.md",
+)
+FLUX_1 = (
+    "FLUX.1 [dev] Non-Commercial",
+    "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+)
+FLUX_2 = ("FLUX [dev] Non-Commercial", "https://huggingface.co/black-forest-labs/FLUX.2-dev/blob/main/LICENSE.txt")
 CC_BY_4 = ("CC-BY-4.0", "https://creativecommons.org/licenses/by/4.0/")
 CC_BY_SA_4 = ("CC-BY-SA-4.0", "https://creativecommons.org/licenses/by-sa/4.0/")
 CC_BY_SA_3 = ("CC BY-SA 3.0", "https://creativecommons.org/licenses/by-sa/3.0/")  # MNIST's own
@@ -50,6 +66,9 @@ class Model:
     path: Path | None = None  # where the files lie, unless on the hub
     repo_type: str = "model"  # on the hub; or "space"
     base: str = ""  # id of the model that it goes with, or was made from
+    # A repository of diffusers on the hub, when `files` is empty; hub.py takes the files that its index names.
+    variant: str = ""  # "fp16" where that is smaller
+    parts: Mapping[str, str] = field(default_factory=dict)  # folder -> id of the model instead of it
 
     @property
     def card_url(self) -> str | None:
@@ -85,6 +104,31 @@ def _text(id: str, kind: str, steps: int, guidance: float, parts: tuple[str, ...
     files = dict.fromkeys((INDEX, "words.json", f"vae/{WEIGHTS}", *parts))
     defaults = {"steps": steps, "guidance": guidance, "size": 128}
     return _bundled(id, CC_BY_4, "text_to_image", kind, files=files, memory_mb=500, defaults=defaults)
+
+
+def _hub(
+    id: str,
+    source: str,
+    kind: str,
+    licence: tuple[str, str],
+    year: int,
+    revision: str,
+    memory_gb: float,
+    steps: int,
+    guidance: float,
+    size: int,
+    sampler: str = "",
+    **more,
+) -> Model:
+    """A pipeline of diffusers: memory is that of its weights in bf16 with room to work in."""
+    defaults = {"steps": steps, "guidance": guidance, "size": size} | ({"sampler": sampler} if sampler else {})
+    more = {"memory_mb": int(1000 * memory_gb), "defaults": defaults, **more}
+    return Model(id, "text_to_image", kind, source, *licence, year, revision, **more)
+
+
+def _control(id: str, source: str, licence: tuple[str, str], year: int, revision: str, base: str, memory_gb: float):
+    more = {"memory_mb": int(1000 * memory_gb), "base": base, "variant": "fp16"}
+    return Model(id, "text_to_image", "controlnet", source, *licence, year, revision, **more)
 
 
 def _cyclegan(id: str, **files: str) -> Model:
@@ -143,6 +187,48 @@ MODELS = (
     _text("emoji-sd", "diffusion", 20, 4.0, (f"unet/{WEIGHTS}", "text_encoder/model.safetensors")),
     _text("emoji-flux", "flow", 8, 3.0,
           (f"transformer/{WEIGHTS}", "text_encoder/model.safetensors", "text_encoder_2/model.safetensors")),
+    _hub("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "diffusion", OPENRAIL, 2022,
+         "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", 3.5, 25, 7.5, 512, "DPM++ 2M", variant="fp16"),
+    _hub("lcm-dreamshaper-7", "SimianLuo/LCM_Dreamshaper_v7", "consistency", MIT, 2023,
+         "a85df6a8bd976cdd08b4fd8f3b73f229c9e54df5", 3.5, 4, 8.0, 512, base="sd15"),
+    _hub("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "diffusion", OPENRAIL_2, 2023,
+         "462165984030d82259a11f4367a4eed129e94a7b", 9.5, 30, 5.0, 1024, "Euler", variant="fp16",
+         parts={"vae": "sdxl-vae-fp16-fix"}),
+    _hub("sdxl-turbo", "stabilityai/sdxl-turbo", "diffusion", STABILITY_NC, 2023,
+         "71153311d3dbb46851df1931d3ca6e939de83304", 8.5, 1, 0.0, 512, "Euler a", base="sdxl", variant="fp16",
+         parts={"vae": "sdxl-vae-fp16-fix"}),
+    _hub("sd35-medium", "stabilityai/stable-diffusion-3.5-medium", "flow", STABILITY, 2024,
+         "b940f670f0eda2d07fbb75229e779da1ad11eb80", 18.5, 40, 4.5, 1024, gate=True),
+    _hub("sd35-large", "stabilityai/stable-diffusion-3.5-large", "flow", STABILITY, 2024,
+         "ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f", 30, 28, 3.5, 1024, gate=True),
+    _hub("sd35-large-turbo", "stabilityai/stable-diffusion-3.5-large-turbo", "flow", STABILITY, 2024,
+         "ec07796fc06b096cc56de9762974a28f4c632eda", 30, 4, 0.0, 1024, gate=True, base="sd35-large"),
+    _hub("flux1-schnell", "black-forest-labs/FLUX.1-schnell", "flow", APACHE, 2024,
+         "741f7c3ce8b383c54771c7003378a50191e9efe9", 36.5, 4, 0.0, 1024, gate=True),
+    _hub("flux1-dev", "black-forest-labs/FLUX.1-dev", "flow", FLUX_1, 2024,
+         "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21", 36.5, 28, 3.5, 1024, gate=True),
+    _hub("flux1-kontext", "black-forest-labs/FLUX.1-Kontext-dev", "flow", FLUX_1, 2025,
+         "24e9dedc4ef646698dc8eb4e18ae2cec3c9fea0d", 37, 28, 2.5, 1024, gate=True),
+    _hub("qwen-image", "Qwen/Qwen-Image", "flow", APACHE, 2025,
+         "75e0b4be04f60ec59a75f475837eced720f823b6", 61, 50, 4.0, 1024),
+    _hub("z-image-turbo", "Tongyi-MAI/Z-Image-Turbo", "flow", APACHE, 2025,
+         "f332072aa78be7aecdf3ee76d5c247082da564a6", 23, 9, 0.0, 1024),
+    _hub("flux2-dev", "black-forest-labs/FLUX.2-dev", "flow", FLUX_2, 2025,
+         "26afe3a78bb242c0a8bb181dcc8937bb16e5c66c", 116, 28, 4.0, 1024, gate=True),
+    _hub("qwen-image-edit", "Qwen/Qwen-Image-Edit-2511", "flow", APACHE, 2025,
+         "6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9", 62, 40, 4.0, 1024),
+    _hub("flux2-klein-4b", "black-forest-labs/FLUX.2-klein-4B", "flow", APACHE, 2026,
+         "e7b7dc27f91deacad38e78976d1f2b499d76a294", 18, 4, 1.0, 1024),
+    _control("sd15-canny", "lllyasviel/control_v11p_sd15_canny", OPENRAIL, 2023,
+             "115a470d547982438f70198e353a921996e2e819", "sd15", 1.2),
+    _control("sd15-depth", "lllyasviel/control_v11f1p_sd15_depth", OPENRAIL, 2023,
+             "539f99181d33db39cf1af2e517cd8056785f0a87", "sd15", 1.2),
+    _control("sd15-pose", "lllyasviel/control_v11p_sd15_openpose", OPENRAIL, 2023,
+             "9ae9f970358db89e211b87c915f9535c6686d5ba", "sd15", 1.2),
+    _control("sd15-soft-edge", "lllyasviel/control_v11p_sd15_softedge", OPENRAIL, 2023,
+             "b5bcad0c48e9b12f091968cf5eadbb89402d6bc9", "sd15", 1.2),
+    _control("sdxl-union", "xinsir/controlnet-union-sdxl-1.0", APACHE, 2024,
+             "801a4a3fa3d4c936f4feea95b98607bc6726f80c", "sdxl", 3),
 )
 # Nets that work for a tab but are none of its models: recipes may name them, no picker shows them.
 # The authors' own file lies on GitHub, release v0.2.5.0; on the hub it is part of other people's Spaces.
@@ -151,6 +237,8 @@ TOOLS = (
           "32fc289a0d37eefa4b76839e0ad2a51587c3e49a", memory_mb=300, repo_type="space",
           files={"weights/realesr-animevideov3.pth":
                  "b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d"}),
+    Model("sdxl-vae-fp16-fix", "text_to_image", "vae", "madebyollin/sdxl-vae-fp16-fix", *MIT, 2023,
+          "207b116dae70ace3637169f1ddd2434b91b3a8cd", memory_mb=400),
 )
 # fmt: on
 
@@ -160,7 +248,18 @@ TAEF2_FILES = {
     "taef2_decoder.pth": "0a44a31e1ae59eb9dbf9359d24942fd3ef5928162c1800d97a28c61d51be0ab5",
 }
 # A folder that diffusers wrote says by its class which tab it belongs to.
-PIPELINES = {"StableDiffusionPipeline": "diffusion", "FluxPipeline": "flow"}
+PIPELINES = {
+    "StableDiffusionPipeline": "diffusion",
+    "StableDiffusionXLPipeline": "diffusion",
+    "LatentConsistencyModelPipeline": "consistency",
+    **dict.fromkeys(
+        (
+            "StableDiffusion3Pipeline", "FluxPipeline", "FluxKontextPipeline", "Flux2Pipeline", "Flux2KleinPipeline",
+            "ZImagePipeline", "QwenImagePipeline", "QwenImageEditPipeline", "QwenImageEditPlusPipeline",
+        ),
+        "flow",
+    ),
+}  # fmt: skip
 CLASSES = {"AutoencoderKL": ("vae_playground", "photo"), "AutoencoderTiny": ("vae_playground", "photo")}
 COMPANIONS = ("controlnet", "lora")  # kinds that go with a model, their `base`
 # Kinds of nets that other parts use by themselves: nobody picks them.
@@ -316,3 +415,9 @@ def class_name(path: Path, file: str = "config.json") -> str | None:
     except Problem:
         return None
     return name if isinstance(name, str) else None
+
+
+if __name__ == "__main__":
+    from pipelines.registry_check import main
+
+    sys.exit(main())

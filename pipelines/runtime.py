@@ -13,12 +13,15 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(enabled: bool = True) -> torch.autocast:
-    """bfloat16 where the hardware computes in it; on other CPUs it would be emulated, and slower."""
-    kind = device().type
+def fast_bf16() -> bool:
+    """Whether the hardware computes in bfloat16; elsewhere it would be emulated, and slower."""
     features = torch.cpu.get_capabilities()
-    fast = kind == "cuda" or features.get("avx512_bf16") or features.get("amx_bf16")
-    return torch.autocast(kind, torch.bfloat16, enabled=bool(enabled and fast))
+    return device().type == "cuda" or bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+def autocast(enabled: bool = True) -> torch.autocast:
+    """bfloat16 where the hardware computes in it."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=bool(enabled and fast_bf16()))
 
 
 def ready(net: torch.nn.Module) -> torch.nn.Module:

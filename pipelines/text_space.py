@@ -16,6 +16,7 @@ LORA_WEIGHT = (-2.0, 2.0)
 SAMPLERS = {
     "diffusion": ("DDIM", "DDPM", "DPM++ 2M", "Euler", "Euler a", "UniPC"),
     "flow": ("Euler", "UniPC"),
+    "consistency": ("LCM",),  # nets that were distilled to a few steps
 }
 EVERY_SAMPLER = tuple(dict.fromkeys(name for names in SAMPLERS.values() for name in names))
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers import ControlNetModel, DiffusionPipeline, ModelMixin
-from diffusers.utils import logging
+from diffusers import DiffusionPipeline, ModelMixin
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
-from . import hub, load, registry, runtime, text_safety
+from . import hub, load, registry, runtime, text_loading, text_safety
 from .problems import Problem, choice, number, whole
 from .recipe import Recipe
 from .registry import Model, revision
@@ -27,8 +26,8 @@ from .text_families import FAMILIES
 from .text_family import Family
 from .text_given import Given, Guide, Lora, paste
 from .text_levels import Level, level, level_after, predicted
+from .text_loading import Plan
 from .text_space import GUIDANCE, STEPS, prompt_text
-from .weights import from_folder
 
 NOTHING = Given()
 SHARE = 0.1  # of the time that previews may take; where a step takes ten times as long as one, each step has one
@@ -56,37 +55,36 @@ class Made:
     latent: torch.Tensor  # (1, C, h, w), what was decoded at the end
 
 
-def from_model(model: Model, folder: Path) -> "TextToImagePipeline | ControlNetModel":
+def from_model(model: Model, folder: Path) -> "TextToImagePipeline | ModelMixin":
     """What `pipelines.load` calls."""
     if model.kind == "controlnet":
-        return runtime.ready(from_folder(ControlNetModel, folder))
-    quiet = logging.get_verbosity()
-    logging.set_verbosity_error()  # that there is no safety checker is known: emoji are drawn
-    try:
-        pipe = DiffusionPipeline.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    finally:
-        logging.set_verbosity(quiet)
-    return TextToImagePipeline(pipe, model)
+        return text_loading.controlnet(model, folder)
+    pipe, plan = text_loading.pipeline(model, folder)
+    return TextToImagePipeline(pipe, model, plan)
 
 
 class TextToImagePipeline(DiffusionPipeline):
     """A pipeline of diffusers, asked in plain values."""
 
-    def __init__(self, pipe: DiffusionPipeline, model: Model):
+    def __init__(self, pipe: DiffusionPipeline, model: Model, plan: Plan | None = None):
         super().__init__()
         if type(pipe) not in FAMILIES:
             raise Problem("unknown_pipeline", model=model.id, value=type(pipe).__name__)
-        pipe.to(runtime.device())
         pipe.set_progress_bar_config(disable=True)
         self.guard = text_safety.Guard(model, pipe)
         self.pipe, self.model, self.family = pipe, model, FAMILIES[type(pipe)](pipe)
+        self.plan = plan or Plan(pipe.device.type)  # how it was loaded
+        self.tiny = self._tiny()
         self.samplers = tuple(self.family.samplers)
         self.base = (model.base or model.id).removeprefix("local/")  # what nets that go with it say they fit
         self._lock, self._changed = threading.Lock(), {}  # the last LoRAs: the family with them
         usual = {"steps": 20, "guidance": 4.0, "size": self.family.side, "sampler": self.samplers[0]}
         self.defaults = {**usual, **model.defaults}
+
+    def _tiny(self) -> DiffusionPipeline | None:
+        """A small autoencoder of the same latents, for previews: where the model is the hub's and that is here, too."""
+        small = registry.get(self.family.tiny) if self.family.tiny and not self.model.path else None
+        return load(small.id) if small and hub.folder(small) else None
 
     # ---- drawing
 
@@ -143,10 +141,13 @@ class TextToImagePipeline(DiffusionPipeline):
         parts = {"controlnet": self._guide(given.guide)} if given.guide else {}
         # its own scheduler, which counts steps; the nets are shared
         pipe = family.variant(given.variant, **parts) if given.variant else copy.copy(family.pipe)
+        if self.plan.cache != "none" and type(pipe).__name__ not in text_loading.CACHED:
+            raise Problem("cannot_be_given", model=self.model.id, what=f"cache, {given.variant}")
         kept = self._kept(given, generator.initial_seed()) if given.start and given.start.mask else None
         watched = Watched(self, sampler, steps, given.size, on_step, keep, kept, hidden=bool(looks))
         pipe.scheduler = watched.scheduler
         arguments = family.arguments(prompt, negative_prompt, steps, guidance) | family.called(pipe, given)
+        text_loading.forget(family.net)
         with torch.random.fork_rng():
             torch.manual_seed(generator.initial_seed())  # SD 3 encodes what guides it with noise from nowhere else
             (image,) = pipe(**arguments, generator=generator, output_type="pil").images
@@ -155,7 +156,9 @@ class TextToImagePipeline(DiffusionPipeline):
         return Made(image, recipe, watched.moments, watched.latent)
 
     def _guide(self, guide: Guide) -> ModelMixin:
-        return load(self._fitting("guide", guide.net, "controlnet").id)
+        net = load(self._fitting("guide", guide.net, "controlnet").id)
+        dtype = self.family.net.dtype
+        return net if net.dtype == dtype else copy.deepcopy(net).to(dtype)
 
     def _fitting(self, name: str, id: str, kind: str) -> Model:
         """A net that goes with this model. Raises Problem: unknown_choice, wrong_base."""
@@ -176,6 +179,8 @@ class TextToImagePipeline(DiffusionPipeline):
 
     def _changed_by(self, loras: tuple[Lora, ...]) -> DiffusionPipeline:
         """Raises Problem: unknown_choice, wrong_base, lora_misfit, what hub.fetch raises."""
+        if not self.plan.movable:
+            raise Problem("cannot_be_given", model=self.model.id, what="loras")
         folders = [hub.fetch(self._fitting("lora", lora.name, "lora")) for lora in loras]
         pipe = copy.copy(self.pipe)
         for name in pipe._lora_loadable_modules:
@@ -210,6 +215,13 @@ class TextToImagePipeline(DiffusionPipeline):
     def decode(self, x0: torch.Tensor) -> Image.Image:
         """A latent (1, C, h, w), normalised as the net sees it -> picture"""
         return runtime.to_images(self.family.decode(x0))[0]
+
+    def preview(self, x0: torch.Tensor) -> Image.Image:
+        """The same, by the small autoencoder if there is one: about how it will look."""
+        if not self.tiny:
+            return self.decode(x0)
+        with torch.inference_mode(), runtime.autocast():
+            return runtime.to_images(self.tiny.decode(self.family.for_tiny(x0).to(self.tiny.device)))[0]
 
     @torch.inference_mode()
     def encode(self, image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
@@ -288,7 +300,7 @@ class Watched:
         now = time.monotonic()
         if self.hidden or self.i >= self.steps or self.spent + self.cost > SHARE * (now - self.start):
             return None
-        preview = self.pipeline.decode(x0)
+        preview = self.pipeline.preview(x0)
         self.cost = time.monotonic() - now
         self.spent += self.cost
         return preview

@@ -26,8 +26,10 @@ REFUSALS = {
 class Hub:
     repos: dict[str, dict[str, bytes]]  # repository, "spaces/" before that of a Space -> name -> content
     fault: str = ""  # a key of REFUSALS, "cut off" or "tampered"
+    only: str = ""  # what the names of files end with that are tampered with; all of them
     go: threading.Event = field(default_factory=threading.Event)  # cleared: files are not sent yet
     requests: list[str] = field(default_factory=list)
+    gated: bool = False  # what its listing says
     url: str = ""
 
 
@@ -75,12 +77,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {self.path}")
         parts = self.path.partition("?")[0].removeprefix("/api").removeprefix("/models").strip("/").split("/")
         names = 3 if parts[0] == "spaces" else 2
-        repo, (action, _, *rest) = "/".join(parts[:names]), parts[names:]
+        repo, (action, _, *rest) = "/".join(parts[:names]), (*parts[names:], "", "")[: max(2, len(parts) - names)]
         files = self.hub.repos.get(repo)
         fault = "not found" if files is None else self.hub.fault
         if fault in REFUSALS:
             status, code, message = REFUSALS[fault]
             self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message})
+        elif action in ("revision", ""):
+            files = [_sibling(_entry(name, content)) for name, content in files.items()]
+            info = {"id": repo, "sha": COMMIT, "gated": self.hub.gated and "auto", "siblings": files}
+            self._send(200, json.dumps(info).encode())
         elif action == "tree":
             self._send(200, json.dumps([_entry(name, content) for name, content in files.items()]).encode())
         elif (name := "/".join(rest)) not in files:
@@ -92,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
         if self.command == "GET":
             self.hub.go.wait()
-        if self.hub.fault == "tampered":
+        if self.hub.fault == "tampered" and self.path.partition("?")[0].endswith(self.hub.only):
             content = content[:-1] + bytes([content[-1] ^ 1])
         start = int(self.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
         if start:
@@ -114,8 +120,19 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _sibling(entry: dict) -> dict:
+    """An entry of a tree as the information on a repository has it."""
+    sibling = {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"]}
+    lfs = entry.get("lfs")
+    return sibling | ({"lfs": {**lfs, "sha256": lfs["oid"]}} if lfs else {})
+
+
 def _entry(name: str, content: bytes) -> dict:
     sha256 = hashlib.sha256(content).hexdigest()
-    entry = {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+    entry = {"type": "file", "path": name, "size": len(content), "oid": git_sha1(content)}
     lfs = {"oid": sha256, "size": len(content), "pointerSize": 134}
     return entry | ({"lfs": lfs} if name.endswith(".safetensors") else {})

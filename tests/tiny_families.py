@@ -229,7 +229,7 @@ def qwen_parts() -> dict:
         )
     )  # fmt: skip
     net = QwenImageTransformer2DModel(
-        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
     )  # fmt: skip
     autoencoder = AutoencoderKLQwenImage(
