@@ -193,7 +193,8 @@ def sheet(tiles: list[Tile], prompt: str, lang: str) -> Image.Image:
             pen.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), "#ececec")
             why = wrapped(tile.why, fonts[20], SIDE - 2 * gap, most=12)
             pen.multiline_text((x + SIDE / 2, y + SIDE / 2), why, "#555555", fonts[20], "mm", align="center")
-        pen.text((x, y + SIDE + 8), wrapped(tile.name, fonts[24], SIDE, most=1), "black", fonts[24])
+        name = tile.name.partition(" · ")[0]  # without what is said about it
+        pen.text((x, y + SIDE + 8), wrapped(name, fonts[24], SIDE, most=1), "black", fonts[24])
         below = [str(tile.year)] * bool(tile.year) + [say("text.compare.steps", lang, n=tile.steps)] * bool(tile.steps)
         pen.text((x, y + SIDE + 40), " · ".join(below), "#555555", fonts[20])
     return result
