@@ -41,7 +41,7 @@ from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, SAMPLE
 
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "steps", "words", "noise", "paths", "how"]
-FIRST, PROMPT, SEED = "emoji-sd", "frog with melon hat", 1
+FIRST, PROMPT, SEED = "emoji-sd", "frog with melon hat", 5
 CHIPS = 5  # example prompts, text.chips.n
 
 

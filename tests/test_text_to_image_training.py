@@ -26,9 +26,9 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from tests import emoji
-from training import autoencoder, common, latents, quick, text_to_image, words
+from training import autoencoder, common, latents, quick, text_encoders, text_to_image, words
 from training.prepare import text_to_image as prepare
-from training.scenes import Scenes, held_out
+from training.scenes import LANGUAGES, Scenes, held_out
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = {
@@ -260,9 +260,9 @@ def test_latents_that_do_not_fit(pack, cache, tmp_path):
 def test_captions_in_both_languages_some_dropped_none_held_out(pack, tmp_path):
     AcceleratorState._reset_state(True)
     scenes = Scenes(pack)
-    run = common.Run(text_to_image.Config(data=str(pack), out=tmp_path / "x", cpu=True, drop=0.25))
-    texts = text_to_image.captions(run, scenes, torch.arange(2000))
-    assert texts == text_to_image.captions(run, scenes, torch.arange(2000))
+    run = common.Run(text_to_image.Config(data=str(pack), out=tmp_path / "x", cpu=True))
+    texts = text_to_image.captions(run, scenes, torch.arange(2000), 0.25)
+    assert texts == text_to_image.captions(run, scenes, torch.arange(2000), 0.25)
     assert texts.count("") / 2000 == pytest.approx(0.25, abs=0.04)
     assert sum(" with " in text for text in texts) > 200
     assert sum(" mit " in text for text in texts) > 200
@@ -349,6 +349,43 @@ def test_times_are_logit_normal():
     density = ((t > 0.49) & (t < 0.51)).float().mean().item() / 0.02
     assert density == pytest.approx(4 / math.sqrt(2 * math.pi), rel=0.01)
     assert text_to_image.logit_normal(torch.zeros(1)).item() == 0
+
+
+# ---- text encoders before that
+
+
+def words_first(pack, cache, out):
+    AcceleratorState._reset_state(True)
+    tiny = "--steps 2 --batch-size 4 --scenes 24 --text-width 64 --text-layers 1 --heads 2 --cpu --precision fp32"
+    argv = [*tiny.split(), "--data", pack, "--latents", cache, "--out", out]
+    text_encoders.main(common.parse(text_encoders.Config, list(map(str, argv))))
+
+
+def test_nets_begin_with_encoders_that_learnt_before(pack, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_encoders, "HELD_OUT", 4)
+    words_first(pack, cache, tmp_path / "words")
+    figures = json.loads((tmp_path / "words" / "figures.json").read_text())
+    assert figures["pairs seen"] == 8
+    assert {f"found_{kind}_{lang}" for kind in ("clip", "t5") for lang in LANGUAGES} < figures.keys()
+    for objective, name in (("diffusion", "text_encoder"), ("flow", "text_encoder_2")):
+        train(pack, cache, tmp_path / objective, objective, "--encoders", tmp_path / "words", "--lr", 0)
+        learnt, begun = (load_file(tmp_path / folder / name / "model.safetensors") for folder in ("words", objective))
+        assert all(torch.allclose(value.half(), begun[key], atol=1e-3) for key, value in learnt.items()), name
+    with pytest.raises(common.TrainingError, match="nothing holds no text_encoder"):
+        train(pack, cache, tmp_path / "x", "diffusion", "--encoders", tmp_path / "nothing")
+    with pytest.raises(common.TrainingError, match="of these widths"):
+        train(pack, cache, tmp_path / "y", "diffusion", "--encoders", tmp_path / "words", "--text-width", 128)
+
+
+def test_contrast_is_least_where_pairs_find_each_other():
+    a = torch.nn.functional.normalize(torch.randn(32, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert text_encoders.found(a, a) == 1
+    assert text_encoders.found(a, a.flip(0)) == 0
+    warm, cold = torch.tensor(1.0), torch.tensor(0.05)
+    assert text_encoders.contrast(a, a, cold) < 0.01 < text_encoders.contrast(a, a.flip(0), cold)
+    # all alike: as good as guessing one of 32
+    alike = a[:1].expand(32, -1)
+    assert text_encoders.contrast(alike, alike, warm).item() == pytest.approx(math.log(32), rel=1e-5)
 
 
 # ---- from upstream

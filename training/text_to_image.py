@@ -1,13 +1,15 @@
 """Trains the small text-to-image models: the architecture of Stable Diffusion, or that of Flux, on composed scenes.
 
     python -m training.latents --data ../shared/data/emoji --vae runs/emoji-vae --out runs/emoji-latents
+    python -m training.text_encoders --data ../shared/data/emoji --latents runs/emoji-latents --out runs/emoji-words
     python -m training.text_to_image --objective diffusion --data ../shared/data/emoji --latents runs/emoji-latents \
-        --out runs/emoji-sd
+        --encoders runs/emoji-words --out runs/emoji-sd
     python -m training.text_to_image --objective flow ... --out runs/emoji-flux
 
 OUT is an ordinary StableDiffusionPipeline or FluxPipeline of diffusers from the first snapshot on, and words.json in
-it says which words it knows; add --resume to go on after a stop. Text encoders learn along with the net, from captions
-drawn anew each time in English and German; pairs that `scenes.held_out` names are in none of them.
+it says which words it knows; add --resume to go on after a stop. Text encoders learn along with the net, from those of
+--encoders if given; captions are drawn anew each time in English and German. Pairs that `scenes.held_out` names are in
+none of them.
 
 diffusion: v-prediction (Salimans & Ho 2022), a schedule that ends in pure noise (Lin et al. 2024), DDIM; errors of v
 count alike at all times, or by min-SNR (Hang et al. 2023). flow: rectified flow (Liu et al. 2023), logit-normal times
@@ -40,7 +42,7 @@ from diffusers.utils import logging
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from training import common, words
-from training.common import option
+from training.common import TrainingError, option
 from training.latents import HELD_OUT, HELD_OUT_SEED, VAE_FILES, Latents
 from training.quick import plain_attention, quick_flux
 from training.scenes import LANGUAGES, SIZE, Scenes
@@ -68,6 +70,7 @@ class Config(common.Config):
     batch_size: int = option(32, "scenes in an update, over all processes")
     lr: float = option(8e-4, "learning rate at its highest")
     precision: Literal["fp32", "bf16"] = option("bf16", "of the forward pass; weights stay in fp32")
+    encoders: str = option("", "folder that training.text_encoders wrote: text encoders begin as those")
     drop: float = option(0.1, "share of captions that are dropped, for guidance")
     length: int = option(24, "tokens of a prompt; captions have 12, seldom 20")
     text_width: int = option(256, "of the text encoders; a multiple of 64")
@@ -148,6 +151,26 @@ def clip(config: Config, tokenizer) -> CLIPTextModel:
     )  # fmt: skip
 
 
+def t5(config: Config, tokenizer) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer), d_model=config.text_width, d_ff=2 * config.text_width,
+            d_kv=config.text_width // config.heads, num_layers=config.text_layers, num_heads=config.heads,
+            dropout_rate=0.0, feed_forward_proj="gated-silu",
+        )
+    )  # fmt: skip
+
+
+def begin(encoder: CLIPTextModel | T5EncoderModel, folder: str, name: str) -> None:
+    """Fills it with the weights that training.text_encoders wrote, if a folder is given. Raises TrainingError."""
+    if not folder:
+        return
+    try:
+        encoder.load_state_dict(type(encoder).from_pretrained(Path(folder) / name).state_dict())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"{Path(folder).name} holds no {name} of these widths and tokens.") from error
+
+
 class Painter(torch.nn.Module):
     """Text encoders and net: what is learnt. `self(x_t, t, tokens)` predicts the direction of `loss`'s target."""
 
@@ -156,6 +179,7 @@ class Painter(torch.nn.Module):
         self.config, self.vae, self.known = config, latents.vae, known
         self.tokenizer = words.clip_tokenizer(texts, config.length)
         self.text_encoder = clip(config, self.tokenizer)
+        begin(self.text_encoder, config.encoders, "text_encoder")
 
     def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
         """captions -> token ids (N, length), one tensor a text encoder, as the pipeline makes them"""
@@ -230,13 +254,8 @@ class Flow(Painter):
         }  # fmt: skip
         self.tokenizer_2 = words.t5_tokenizer(texts, config.length)
         self.tokenizers = [self.tokenizer, self.tokenizer_2]
-        self.text_encoder_2 = T5EncoderModel(
-            T5Config(
-                vocab_size=len(self.tokenizer_2), d_model=config.text_width, d_ff=2 * config.text_width,
-                d_kv=config.text_width // config.heads, num_layers=config.text_layers, num_heads=config.heads,
-                dropout_rate=0.0, feed_forward_proj="gated-silu",
-            )
-        )  # fmt: skip
+        self.text_encoder_2 = t5(config, self.tokenizer_2)
+        begin(self.text_encoder_2, config.encoders, "text_encoder_2")
         head = config.width // config.heads
         across = head // 16 * 6  # rotary numbers for column and row; the rest is that of the text's place, always 0
         self.transformer = FluxTransformer2DModel(
@@ -286,11 +305,11 @@ PAINTERS = {"diffusion": Diffusion, "flow": Flow}
 # ------------------------------------------------------------------------------------------------------------ data
 
 
-def captions(run: common.Run, scenes: Scenes, indices: torch.Tensor) -> list[str]:
-    """A caption of each scene in either language, drawn from (seed, step); some are "", for guidance."""
+def captions(run: common.Run, scenes: Scenes, indices: torch.Tensor, drop: float) -> list[str]:
+    """A caption of each scene in either language, drawn from (seed, step); a share of `drop` is "", for guidance."""
     rng = np.random.default_rng(common.seed_of(run.config.seed, "captions", run.step, run.rank))
     facts = [replace(scenes.facts(i), language=LANGUAGES[rng.integers(len(LANGUAGES))]) for i in indices.tolist()]
-    return [scenes.caption(f, rng) if rng.random() >= run.config.drop else "" for f in facts]
+    return [scenes.caption(f, rng) if rng.random() >= drop else "" for f in facts]
 
 
 def spread(u: torch.Tensor) -> torch.Tensor:
@@ -390,7 +409,7 @@ def main(config: Config) -> None:
         common.set_lr(optimizer, config.lr * rate * min(1, (step + 1) / 500))
         chosen = run.indices(config.scenes)
         x = latents[chosen].to(run.device)
-        tokens = [ids.to(run.device) for ids in painter.tokenize(captions(run, scenes, chosen))]
+        tokens = [ids.to(run.device) for ids in painter.tokenize(captions(run, scenes, chosen, config.drop))]
         with run.autocast(), plain_attention(run.device):
             loss = painter.loss(x, run.noise(latents.shape), spread(run.noise((), "times", uniform=True)), tokens)
         norm = run.update(loss, optimizer, max_norm=1.0)

@@ -75,7 +75,9 @@ def main() -> int:
         for way, taken in seconds.items():
             print(f"{way:20} {1000 * taken:7.0f} ms   {taken / base:.3f} times as long as plain")
         print(f"the wrapper adds {1000 * (ours - base):.1f} ms (at most 1 % or 5 ms)")
-        print(f"first preview after {1000 * first:.0f} ms (under 300), all previews {watched / ours - 1:.1%} (under 10 %)")
+        print(
+            f"first preview after {1000 * first:.0f} ms (under 300), all previews {watched / ours - 1:.1%} (under 10 %)"
+        )
     return 0
 
 
