@@ -23,6 +23,7 @@ FIGURES = {  # tab -> column -> key in training.json, digits
         "cycle error of A": ("cycle_error_AtoB", 3),
         "cycle error of B": ("cycle_error_BtoA", 3),
     },
+    "text_to_image": {"scenes seen": ("scenes seen", 0), "loss of held-out scenes": ("loss_held_out", 3)},
 }
 
 
