@@ -191,8 +191,10 @@ def lines(text: str, side: int, width: float) -> Image.Image:
 
     Raises Problem: "empty_drawing", "bad_drawing".
     """
+    if not text:
+        raise Problem("empty_drawing")
     if not isinstance(text, str) or not text.startswith("s:"):
-        raise Problem("empty_drawing" if text in ("", None) else "bad_drawing", points=MAX_POINTS, size=CANVAS)
+        raise _bad()
     fine = 4  # subpixels
     scale, pen = side * fine / CANVAS, width * side * fine / CANVAS
     image = Image.new("L", (side * fine, side * fine))
