@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 
 from . import runtime
-from .problems import number
+from .problems import Problem, number
 from .recipe import Recipe
 from .registry import revision
 from .text_family import Conditions
@@ -24,6 +24,9 @@ SPREAD = 3.0  # standard deviations from black to grey and from grey to white in
 
 @torch.inference_mode()
 def told(p: TextToImagePipeline, prompt: str) -> Conditions:
+    """Raises Problem no_look_inside."""
+    if not p.family.inside:
+        raise Problem("no_look_inside", model=p.model.id)
     return p.family.conditions(prompt)
 
 

@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler
 from PIL import Image, ImageOps
 from skimage import data
 
+from pipelines import text_inside
 from pipelines.problems import Problem
 from pipelines.registry import Model
 from pipelines.text_given import Given, Guide, Start
@@ -344,3 +345,18 @@ def test_a_guide_that_cannot_be(plain, ours, monkeypatch):
         with pytest.raises(Problem) as caught:
             drawn(pipe, guide=guide)
         assert caught.value.code == ("unknown_choice" if name == "sdxl-union" else "cannot_be_given")
+
+
+# ---- looking inside
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "flux", "sd3", "klein"])
+def test_what_cannot_be_looked_into_says_so(ours, name):
+    pipe = ours(name)
+    if pipe.family.inside:
+        assert text_inside.told(pipe, PROMPT).hidden.shape[0] == 1
+    else:
+        with pytest.raises(Problem) as caught:
+            text_inside.told(pipe, PROMPT)
+        assert caught.value.code == "no_look_inside"
+    assert pipe.family.inside == (name == "sd"), "the tiny FLUX.1 is told its guidance"
