@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LANGUAGES, repeat
+from conftest import LANGUAGES, models_apart, repeat
 from PIL import Image
 
 import pipelines
@@ -20,12 +20,10 @@ SD, FLUX = "local/tiny-sd", "local/tiny-flux"
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny(app, tmp_path_factory):
-    known = dict(pipelines.registry._own)
-    folders = tiny_text.folders(tmp_path_factory.mktemp("text"))
-    assert [pipelines.register_folder(folders[kind]).id for kind in ("diffusion", "flow")] == [SD, FLUX]
-    yield
-    pipelines.registry._own.clear()
-    pipelines.registry._own.update(known)
+    with models_apart():
+        folders = tiny_text.folders(tmp_path_factory.mktemp("text"))
+        assert [pipelines.register_folder(folders[kind]).id for kind in ("diffusion", "flow")] == [SD, FLUX]
+        yield
 
 
 def asked(model=SD, own=None, source="drawn", way="vary", to=BECOMES, strength=0.7, mask=MASK, side="right", factor="2",

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
-from conftest import LANGUAGES, opened, repeat
+from conftest import LANGUAGES, models_apart, opened, repeat
 from PIL import Image
 
 import pipelines
@@ -26,12 +26,10 @@ SD, FLUX = "local/tiny-sd", "local/tiny-flux"
 @pytest.fixture(scope="module", autouse=True)
 def tiny(app, tmp_path_factory):
     """Both architectures, registered as folders of one's own; forgotten afterwards."""
-    known = dict(pipelines.registry._own)
-    folders = tiny_text.folders(tmp_path_factory.mktemp("text"))
-    assert [pipelines.register_folder(folders[kind]).id for kind in ("diffusion", "flow")] == [SD, FLUX]
-    yield
-    pipelines.registry._own.clear()
-    pipelines.registry._own.update(known)
+    with models_apart():
+        folders = tiny_text.folders(tmp_path_factory.mktemp("text"))
+        assert [pipelines.register_folder(folders[kind]).id for kind in ("diffusion", "flow")] == [SD, FLUX]
+        yield
 
 
 def asked(model=SD, prompt=PROMPT, negative="", seed=3, steps=2, guidance=3.0, sampler="") -> tuple:
@@ -187,8 +185,9 @@ def test_previews_come_while_it_draws():
 # ---- large models
 
 
-def test_a_large_model_is_used_when_a_person_asks_for_it():
+def test_a_large_model_is_used_when_a_person_asks_for_it(monkeypatch):
     """Nobody downloads gigabytes by opening a section."""
+    monkeypatch.setattr(pipelines.hub, "_reachable", None)
     for lang in LANGUAGES:
         assert text_pictures.asks(SD, lang) == ""
         assert re.search(r"[3-9][.,]\d GB", text_pictures.asks("sd15", lang))
