@@ -74,7 +74,8 @@ SENTENCES = {
     "axis_length": "{name} has {value} values; 1 to {most} are possible.",
     "too_many_cells": "The grid would have {value} pictures; at most {most} are possible, so strike out some values.",
     "unknown_pipeline": "{model} is a {value}, which this app cannot drive; pick another model.",
-    "no_look_inside": "Nobody can look into {model} here; pick one of the small models, Stable Diffusion 1.5 or FLUX.1 schnell.",
+    "no_look_inside": "Nobody can look into {model} here; pick one of the small models, Stable Diffusion 1.5 or "
+    "FLUX.1 schnell.",
     "not_multiple": "{name} is {value}; it must be a multiple of {multiple}.",
     "cannot_be_given": "{model} cannot be given that together ({what}); pick another model or leave something out.",
     "empty_mask": "Nothing is marked to be drawn anew; brush over a place first.",
