@@ -169,6 +169,34 @@ def test_nothing_is_cut_and_nothing_shines_through(scenes):
         assert not pink.any()  # the colour of what is transparent
 
 
+def test_what_covers_what(scenes):
+    facts = Facts("frog", "melon", "car", "left_of", "plain_white", "noto", "en")
+    picture, (things, hat) = scenes.compose(facts, np.random.default_rng(0))
+    assert hat.dtype == np.uint8
+    assert (seen(picture, emoji.RED) == (hat > 200)).mean() > 0.98
+    painted = (picture.astype(int) < 250).any(2)
+    assert (painted == (np.maximum(things, hat) > 10)).mean() > 0.98
+    bare, (_, none) = scenes.compose(replace(facts, hat=""), np.random.default_rng(0))
+    assert not none.any()
+    assert not seen(bare, emoji.RED).any()
+
+
+def test_what_wears_no_hat_is_as_frequent_as_wearers(pack):
+    facts = [Scenes(pack).facts(i) for i in range(3000)]
+    wearers = np.mean([f.object in Scenes(pack).wearers for f in facts])
+    assert 0.5 < wearers < 0.6
+    assert 0.4 < np.mean([f.hat != "" for f in facts]) < 0.48
+
+
+def test_three_in_four_stand_in_the_middle(scenes):
+    facts = Facts("frog", "", "", "", "plain_white", "noto", "en")
+    middles = []
+    for seed in range(80):
+        left, _, right, _ = extent(seen(scenes.draw(facts, np.random.default_rng(seed)), emoji.GREEN))
+        middles.append(abs((left + right) / 2 - 64) < 1.5)
+    assert 0.65 < np.mean(middles) < 0.95
+
+
 def test_left_and_right(scenes):
     for relation, hat_is_left in (("left_of", True), ("right_of", False)):
         facts = Facts("frog", "bell", "car", relation, "plain_white", "noto", "en")

@@ -86,7 +86,7 @@ def caption(
     """One of the many true captions of a scene."""
     article = pick(rng, ["indefinite", "indefinite", "indefinite", "", "", "definite"])
     where = pick(rng, [background[language], *background[f"{language}_alt"]]) if rng.random() < 0.8 else ""
-    styled, start = rng.random() < 0.5, rng.random() < 0.35
+    styled, start = rng.random() < 0.65, rng.random() < 0.35
     names = STYLES[style][language]
     opening = pick(rng, names["before"] if styled else PLAIN[language]) if start else ""
     ending = pick(rng, names["after"]) if styled and not start else ""

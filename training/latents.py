@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -61,13 +62,22 @@ def write(file: Path, vae: AutoencoderKL, scenes: Scenes, indices: range, facts:
             if part.metadata() == facts:
                 return
             raise TrainingError(f"{file.name} holds latents of another autoencoder or seed; choose another --out.")
-    latents = torch.cat([encode(vae, scenes.pictures(indices[i : i + 64])) for i in range(0, len(indices), 64)])
-    save_file({"latents": latents}, file.with_suffix(".tmp"), facts)
+    latents, cover = [], []
+    for i in range(0, len(indices), 64):
+        pictures, covered = scenes.covered(indices[i : i + 64])
+        latents.append(encode(vae, pictures))
+        cover.append(F.adaptive_avg_pool2d(covered.float(), latents[-1].shape[2:]).round().byte())
+    parts = {"latents": torch.cat(latents), "cover": torch.cat(cover)}
+    save_file(parts, file.with_suffix(".tmp"), facts)
     file.with_suffix(".tmp").replace(file)
 
 
 class Latents:
-    """The latents of scenes 0 to n - 1, mapped into memory: `latents[indices]` -> float32 (N, C, h, w)."""
+    """The latents of scenes 0 to n - 1, mapped into memory.
+
+    `latents[indices]` -> float32 (N, C, h, w); `latents.cover(indices)` -> how much of each place things and hats
+    cover, float32 (N, 2, h, w) in [0, 1].
+    """
 
     def __init__(self, folder: str | Path, n: int):
         folder = Path(folder)
@@ -77,15 +87,22 @@ class Latents:
                 self.seed = int(file.metadata()["seed"])
             self.held_out = load_file(folder / "held-out.safetensors")["latents"].float()
             files = [folder / f"{i:05d}.safetensors" for i in range(-(-n // PART))]
-            self.parts = [load_file(file)["latents"] for file in files]
-        except (OSError, SafetensorError) as error:
+            self.parts = [load_file(file) for file in files]
+            held = sum(len(part["cover"]) for part in self.parts)
+        except (OSError, SafetensorError, KeyError) as error:
             raise TrainingError(f"{folder.name} lacks latents of {n} scenes: run training.latents first.") from error
-        if sum(map(len, self.parts)) < n:
-            raise TrainingError(f"{folder.name} holds latents of {sum(map(len, self.parts))} scenes, not {n}.")
+        if held < n:
+            raise TrainingError(f"{folder.name} holds latents of {held} scenes, not {n}.")
         self.shape = tuple(self.held_out.shape[1:])
 
+    def _of(self, what: str, indices: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.parts[i // PART][what][i % PART] for i in indices.tolist()]).float()
+
     def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
-        return torch.stack([self.parts[i // PART][i % PART] for i in indices.tolist()]).float()
+        return self._of("latents", indices)
+
+    def cover(self, indices: torch.Tensor) -> torch.Tensor:
+        return self._of("cover", indices) / 255
 
 
 def prepare(data: str, vae: Path, out: Path, n: int, seed: int) -> None:

@@ -114,17 +114,17 @@ class Scenes:
         """What scene `index` shows, without drawing it."""
         rng = self._rng(index, 0)
         hat = ""
-        if self.only_held_out or rng.random() < 0.6:
+        if self.only_held_out or rng.random() < 0.55:
             object = captions.pick(rng, list(self.wearers))
             hats = [id for id in self.hats if held_out(object, id) == self.only_held_out and self._differ(object, id)]
             while not hats:  # a wearer none of whose pairs is held out
                 object = captions.pick(rng, list(self.wearers))
                 hats = [id for id in self.hats if held_out(object, id) and self._differ(object, id)]
-            hat = captions.pick(rng, hats) if self.only_held_out or rng.random() < 0.75 else ""
-        else:
-            object = captions.pick(rng, list(self.objects))
+            hat = captions.pick(rng, hats) if self.only_held_out or rng.random() < 0.8 else ""
+        else:  # things that wear no hat are as many as wearers, and learnt from nothing else
+            object = captions.pick(rng, [id for id in self.objects if id not in self.wearers] or list(self.objects))
         second = relation = ""
-        if rng.random() < 0.3:
+        if rng.random() < 0.2:
             second = captions.pick(rng, [id for id in self.objects if id != object])
             relation = captions.pick(rng, list(self.relations))
         background, style = captions.pick(rng, list(self.backgrounds)), captions.pick(rng, self.styles)
@@ -159,9 +159,13 @@ class Scenes:
             parts.append((self.worn[style, hat], x - fit["cx"] * size, y + sinks - fit["base"] * size, size))
         return parts
 
-    def draw(self, facts: Facts, rng: np.random.Generator) -> np.ndarray:
-        """A picture of these facts, uint8 (128, 128, 3); places, sizes and the background's details are drawn."""
+    def compose(self, facts: Facts, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A picture of these facts, uint8 (128, 128, 3); places, sizes and the background's details are drawn.
+
+        With it what is covered by things and what by the hat, uint8 (2, 128, 128) from 0 to 255.
+        """
         canvas = self._background(facts.background, int(rng.integers(VARIANTS))).copy()
+        covered = [Image.new("L", canvas.size) for _ in ("things", "hat")]
         ground = self.backgrounds[facts.background]["ground"]
         groups = [(facts.object, facts.hat)] + ([(facts.second, "")] if facts.second else [])
         if len(groups) == 1:
@@ -178,21 +182,28 @@ class Scenes:
             tall = (1 - MARGIN if ground is None else ground + 0.06) - MARGIN  # room above the feet
             scale = min(room / (right - left), tall / (bottom - top), 0.8) * rng.uniform(0.86, 1)
             wide, high = (right - left) * scale, (bottom - top) * scale
-            slack = (room - wide) / 2
-            x = centre + rng.uniform(-slack, slack) * 0.7 - wide / 2
+            # three in four stand in the middle of where they may: what looks alike is learnt sooner
+            across, down = (0.5, 0.5) if rng.random() < 0.75 else rng.random(2)
+            x = centre + (across - 0.5) * (room - wide) * 0.7 - wide / 2
             low, lowest = (
                 (MARGIN, 1 - MARGIN - high) if ground is None else (ground - 0.04 - high, ground + 0.06 - high)
             )
             if floats and ground is not None:
                 low, lowest = MARGIN, max(MARGIN, ground - 0.12 - high)
-            y = rng.uniform(max(low, MARGIN), max(lowest, MARGIN))
-            for part, dx, dy, size in parts:
+            low, lowest = max(low, MARGIN), max(lowest, MARGIN)
+            y = low + down * (lowest - low)
+            for layer, (part, dx, dy, size) in zip(covered, parts, strict=False):
                 px = round(size * scale * SIZE)
                 # Pillow premultiplies alpha for a resize and undoes it afterwards
                 small = part.picture.resize((px, px), Image.Resampling.LANCZOS, reducing_gap=None)
                 at = round((x + (dx - left) * scale) * SIZE), round((y + (dy - top) * scale) * SIZE)
                 canvas.paste(small, at, small)
-        return np.asarray(canvas)
+                layer.paste(255, (*at, at[0] + px, at[1] + px), small.getchannel("A"))
+        return np.asarray(canvas), np.stack([np.asarray(layer) for layer in covered])
+
+    def draw(self, facts: Facts, rng: np.random.Generator) -> np.ndarray:
+        """The picture of `compose` alone."""
+        return self.compose(facts, rng)[0]
 
     def __getitem__(self, index: int) -> Scene:
         facts = self.facts(index)
@@ -200,5 +211,10 @@ class Scenes:
 
     def pictures(self, indices: range | list[int]) -> torch.Tensor:
         """uint8 (N, 3, 128, 128)"""
-        drawn = np.stack([self.draw(self.facts(i), self._rng(i, 1)) for i in indices])
-        return torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous()
+        return self.covered(indices)[0]
+
+    def covered(self, indices: range | list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> pictures, uint8 (N, 3, 128, 128); what things and hats cover in them, uint8 (N, 2, 128, 128)"""
+        both = [self.compose(self.facts(i), self._rng(i, 1)) for i in indices]
+        drawn, covered = (torch.from_numpy(np.stack(part)) for part in zip(*both, strict=True))
+        return drawn.permute(0, 3, 1, 2).contiguous(), covered

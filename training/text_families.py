@@ -151,7 +151,7 @@ class Flow(Family):
 
     def loss(self, x, noise, u, told, predict=None):
         t = self.times(u)
-        return flow_loss((predict or self.predict)(between(x, noise, t.view(-1, 1, 1, 1)), t, told), x, noise)
+        return flow_loss((predict or self.predict)(between(x, noise, t.view(-1, 1, 1, 1)), t, told), x, noise).mean()
 
 
 class StableDiffusion3(Flow):

@@ -39,7 +39,7 @@ from diffusers import (
 )
 from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
 from diffusers.utils import logging
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from training import common, words
 from training.common import TrainingError, option
@@ -71,6 +71,7 @@ class Config(common.Config):
     lr: float = option(8e-4, "learning rate at its highest")
     precision: Literal["fp32", "bf16"] = option("bf16", "of the forward pass; weights stay in fp32")
     encoders: str = option("", "folder that training.text_encoders wrote: text encoders begin as those")
+    from_: str = option("", "folder of a model of this script: net, text encoders and tokenizers begin as those")
     drop: float = option(0.1, "share of captions that are dropped, for guidance")
     length: int = option(24, "tokens of a prompt; captions have 12, seldom 20")
     text_width: int = option(256, "of the text encoders; a multiple of 64")
@@ -82,6 +83,9 @@ class Config(common.Config):
     heads: int = option(4, "of attention; few large heads cost least on a CPU")
     double_blocks: int = option(2, "flow: blocks where text and picture have weights of their own")
     single_blocks: int = option(4, "flow: blocks that both share")
+    emphasis: float = option(
+        2.0, "how much more an error counts where a thing is, and again where its hat is; 0: alike"
+    )
     shift: float = option(3.0, "flow: how far times are moved towards noise, in training and drawing; 1: not")
     ema: float = option(0.999, "decay of the mean of the weights that is shipped")
     snapshot_every: int = option(5_000, "steps between models kept in OUT")
@@ -113,8 +117,8 @@ def snr_weight(alpha_bar: torch.Tensor, gamma: float, prediction: str = "v_predi
 
 
 def diffusion_loss(v: torch.Tensor, x: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, gamma: float):
-    """v: what the net said at noised(x, noise, alpha_bar) -> scalar"""
-    return (snr_weight(alpha_bar, gamma) * (v.float() - velocity(x, noise, alpha_bar)).square()).mean()
+    """v: what the net said at noised(x, noise, alpha_bar) -> (N, C, h, w)"""
+    return snr_weight(alpha_bar, gamma) * (v.float() - velocity(x, noise, alpha_bar)).square()
 
 
 def logit_normal(u: torch.Tensor) -> torch.Tensor:
@@ -133,8 +137,17 @@ def between(x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tens
 
 
 def flow_loss(v: torch.Tensor, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """v: what the net said on the path; its direction is noise - x everywhere."""
-    return (v.float() - (noise - x)).square().mean()
+    """v: what the net said on the path; its direction is noise - x everywhere -> (N, C, h, w)"""
+    return (v.float() - (noise - x)).square()
+
+
+def emphasised(losses: torch.Tensor, cover: torch.Tensor, emphasis: float) -> torch.Tensor:
+    """losses (N, C, h, w), cover (N, 2, h, w): the share of each place that things and hats cover -> scalar
+
+    Most of a picture is background, which is soon right; a hat is a twelfth of it. The weights' mean is 1.
+    """
+    weights = 1 + emphasis * (cover[:, :1] + 2 * cover[:, 1:])
+    return (losses * (weights / weights.mean())).mean()
 
 
 # ---------------------------------------------------------------------------------------------------------- models
@@ -161,25 +174,48 @@ def t5(config: Config, tokenizer) -> T5EncoderModel:
     )  # fmt: skip
 
 
-def begin(encoder: CLIPTextModel | T5EncoderModel, folder: str, name: str) -> None:
-    """Fills it with the weights that training.text_encoders wrote, if a folder is given. Raises TrainingError."""
+def begin(part: torch.nn.Module, folder: str, name: str) -> None:
+    """Fills it with the weights of that part of a folder, if one is given. Raises TrainingError."""
     if not folder:
         return
     try:
-        encoder.load_state_dict(type(encoder).from_pretrained(Path(folder) / name).state_dict())
+        part.load_state_dict(type(part).from_pretrained(Path(folder) / name, torch_dtype=torch.float32).state_dict())
     except (OSError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{Path(folder).name} holds no {name} of these widths and tokens.") from error
 
 
+def tokenizer(config: Config, texts: list[str], name: str):
+    """That of the model it begins as, whose text encoder knows its numbers; else one of these captions' words."""
+    kind, make = {
+        "tokenizer": (CLIPTokenizer, words.clip_tokenizer), "tokenizer_2": (T5TokenizerFast, words.t5_tokenizer),
+    }[name]  # fmt: skip
+    if not config.from_:
+        return make(texts, config.length)
+    try:
+        return kind.from_pretrained(Path(config.from_) / name)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{Path(config.from_).name} holds no {name}.") from error
+
+
+def seen_before(config: Config) -> int:
+    """How many scenes the model had seen that this one begins as."""
+    if not config.from_:
+        return 0
+    try:
+        return json.loads((Path(config.from_) / "training.json").read_text("utf-8"))["figures"]["scenes seen"]
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{Path(config.from_).name} is no finished model of this script.") from error
+
+
 class Painter(torch.nn.Module):
-    """Text encoders and net: what is learnt. `self(x_t, t, tokens)` predicts the direction of `loss`'s target."""
+    """Text encoders and net: what is learnt. `self(x_t, t, tokens)` predicts the direction of `losses`' target."""
 
     def __init__(self, config: Config, latents: Latents, texts: list[str], known: dict):
         super().__init__()
         self.config, self.vae, self.known = config, latents.vae, known
-        self.tokenizer = words.clip_tokenizer(texts, config.length)
+        self.tokenizer = tokenizer(config, texts, "tokenizer")
         self.text_encoder = clip(config, self.tokenizer)
-        begin(self.text_encoder, config.encoders, "text_encoder")
+        begin(self.text_encoder, config.from_ or config.encoders, "text_encoder")
 
     def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
         """captions -> token ids (N, length), one tensor a text encoder, as the pipeline makes them"""
@@ -220,6 +256,7 @@ class Diffusion(Painter):
             addition_embed_type="text", resnet_time_scale_shift="scale_shift",  # all layers hear of the sentence and t
         )  # fmt: skip
         torch.nn.init.zeros_(self.unet.conv_out.weight)
+        begin(self.unet, config.from_, "unet")
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction",
             clip_sample=False, rescale_betas_zero_snr=True, steps_offset=1, timestep_spacing="trailing",
@@ -229,8 +266,8 @@ class Diffusion(Painter):
         """x (N, C, h, w), t (N,) whole numbers from 0 to 999 -> v (N, C, h, w)"""
         return self.unet(x, t, self.text_encoder(tokens[0])[0]).sample
 
-    def loss(self, x, noise, u, tokens) -> torch.Tensor:
-        """u (N,) uniform in [0, 1) draws the times: here every one is as likely"""
+    def losses(self, x, noise, u, tokens) -> torch.Tensor:
+        """u (N,) uniform in [0, 1) draws the times: here every one is as likely -> (N, C, h, w)"""
         t = (u * len(self.scheduler.alphas_cumprod)).long()
         alpha_bar = self.scheduler.alphas_cumprod.to(x.device)[t].view(-1, 1, 1, 1)
         return diffusion_loss(self(noised(x, noise, alpha_bar), t, tokens), x, noise, alpha_bar, self.config.min_snr)
@@ -252,10 +289,10 @@ class Flow(Painter):
             "num_inference_steps": self.defaults["steps"], "true_cfg_scale": self.defaults["guidance"],
             "negative_prompt": "", "height": SIZE, "width": SIZE, "max_sequence_length": config.length,
         }  # fmt: skip
-        self.tokenizer_2 = words.t5_tokenizer(texts, config.length)
+        self.tokenizer_2 = tokenizer(config, texts, "tokenizer_2")
         self.tokenizers = [self.tokenizer, self.tokenizer_2]
         self.text_encoder_2 = t5(config, self.tokenizer_2)
-        begin(self.text_encoder_2, config.encoders, "text_encoder_2")
+        begin(self.text_encoder_2, config.from_ or config.encoders, "text_encoder_2")
         head = config.width // config.heads
         across = head // 16 * 6  # rotary numbers for column and row; the rest is that of the text's place, always 0
         self.transformer = FluxTransformer2DModel(
@@ -270,6 +307,7 @@ class Flow(Painter):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
         torch.nn.init.zeros_(self.transformer.proj_out.weight)
+        begin(self.transformer, config.from_, "transformer")
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=config.shift)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, tokens: list[torch.Tensor]) -> torch.Tensor:
@@ -287,8 +325,8 @@ class Flow(Painter):
         v = v.view(n, h // 2, w // 2, c, 2, 2)
         return v.permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
 
-    def loss(self, x, noise, u, tokens) -> torch.Tensor:
-        """u (N,) uniform in [0, 1) draws the times"""
+    def losses(self, x, noise, u, tokens) -> torch.Tensor:
+        """u (N,) uniform in [0, 1) draws the times -> (N, C, h, w)"""
         t = shifted(logit_normal(u), self.config.shift)
         return flow_loss(self(between(x, noise, t.view(-1, 1, 1, 1)), t, tokens), x, noise)
 
@@ -334,8 +372,8 @@ class Test:
         device, tokens, losses = painter.text_encoder.device, painter.tokenize(self.texts), []
         for i in torch.arange(HELD_OUT).split(32):
             parts = (self.x[i], self.noise[i], self.u[i])
-            losses.append(painter.loss(*(part.to(device) for part in parts), [ids[i].to(device) for ids in tokens]))
-        return torch.stack(losses).mean().item()
+            losses.append(painter.losses(*(part.to(device) for part in parts), [ids[i].to(device) for ids in tokens]))
+        return torch.cat(losses).mean().item()
 
 
 @torch.no_grad()
@@ -390,7 +428,7 @@ def describe(config: Config, painter: Painter, digest: str, figures: dict) -> di
 def main(config: Config) -> None:
     run = common.Run(config)
     latents = Latents(config.latents, config.scenes)
-    scenes, test = Scenes(config.data, latents.seed), Test(config, latents)
+    scenes, test, before = Scenes(config.data, latents.seed), Test(config, latents), seen_before(config)
     texts = {language: words.sample(scenes, language) for language in LANGUAGES}
     logging.set_verbosity_error()  # diffusers warns at each sheet that there is no safety checker
 
@@ -410,8 +448,10 @@ def main(config: Config) -> None:
         chosen = run.indices(config.scenes)
         x = latents[chosen].to(run.device)
         tokens = [ids.to(run.device) for ids in painter.tokenize(captions(run, scenes, chosen, config.drop))]
+        times = spread(run.noise((), "times", uniform=True))
         with run.autocast(), plain_attention(run.device):
-            loss = painter.loss(x, run.noise(latents.shape), spread(run.noise((), "times", uniform=True)), tokens)
+            losses = painter.losses(x, run.noise(latents.shape), times, tokens)
+        loss = emphasised(losses, latents.cover(chosen).to(run.device), config.emphasis)
         norm = run.update(loss, optimizer, max_norm=1.0)
         ema.update(painter, min(config.ema, (step + 1) / (step + 10)))
         run.log(loss=loss, norm=norm)
@@ -422,7 +462,7 @@ def main(config: Config) -> None:
         if run.due(config.snapshot_every):
             with run.autocast():
                 loss = test(ema.module)
-            figures = {"scenes seen": (step + 1) * config.batch_size, "loss_held_out": round(loss, 4)}
+            figures = {"scenes seen": before + (step + 1) * config.batch_size, "loss_held_out": round(loss, 4)}
             run.save(ema.module, describe(config, ema.module, latents.digest, figures))
 
 

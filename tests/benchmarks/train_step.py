@@ -45,7 +45,11 @@ def painter(objective: str) -> tuple[torch.nn.Module, Loss, str]:
     x, noise, u = torch.randn(n, *latents.shape), torch.randn(n, *latents.shape), torch.rand(n)
     tokens = net.tokenize(list(text_to_image.PROMPTS) * n)
     tokens = [ids[:n] for ids in tokens]
-    return net, lambda net: net.loss(x, noise, u, tokens), f"{n} latents of 16 x 16 x 16, text encoders included"
+    return (
+        net,
+        lambda net: net.losses(x, noise, u, tokens).mean(),
+        f"{n} latents of 16 x 16 x 16, text encoders included",
+    )
 
 
 NETS = {
