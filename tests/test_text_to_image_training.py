@@ -372,10 +372,12 @@ def test_errors_count_more_where_things_and_hats_are():
     cover = torch.zeros(1, 2, 2, 2)
     cover[0, 0, 1] = 1  # the lower half is a thing, its left half under a hat
     cover[0, 1, 1, 0] = 1
-    weight = lambda y, x: text_to_image.emphasised(  # noqa: E731
-        torch.zeros(1, 3, 2, 2).index_put((torch.tensor(0), torch.tensor(1), torch.tensor(y), torch.tensor(x)), torch.tensor(12.0)),
-        cover, 2.0,
-    ).item()  # fmt: skip
+
+    def weight(y: int, x: int) -> float:
+        losses = torch.zeros(1, 3, 2, 2)
+        losses[0, 1, y, x] = 12
+        return text_to_image.emphasised(losses, cover, 2.0).item()
+
     background, thing, hat = weight(0, 0), weight(1, 1), weight(1, 0)
     assert (thing / background, hat / background) == (pytest.approx(3), pytest.approx(7))
     assert 2 * background + thing + hat == pytest.approx(4)  # the mean weight is 1
