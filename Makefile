@@ -40,9 +40,8 @@ OBJECTIVE ?= diffusion
 OUT ?= runs/emoji-sd
 train-text-to-image: .venv/training
 	$(BIN)/python -m training.latents --data $(DATA)/emoji --vae runs/emoji-vae --out runs/emoji-latents
-	nice -n 19 $(BIN)/python -m training.text_encoders --data $(DATA)/emoji --resume --out runs/emoji-words
 	nice -n 19 $(BIN)/python -m training.text_to_image --objective $(OBJECTIVE) --data $(DATA)/emoji \
-		--encoders runs/emoji-words --resume --out $(OUT) $(ARGS)
+		--resume --out $(OUT) $(ARGS)
 
 # From pictures of one's own and metadata.jsonl in PICTURES: make train-lora PICTURES=my-pictures OUT=runs/my-lora ARGS="--model ..."
 train-lora: .venv/training

@@ -174,7 +174,7 @@ def test_it_learns_and_what_it_says_is_what_diffusers_computes(models, data, tmp
     pipe = DiffusionPipeline.from_pretrained(models("sd"))
     pipe.load_lora_weights(out)
     family = text_families.of(pipe)
-    pictures = lora.Pictures(data, family, 32)
+    pictures = lora.Pictures(lora.read(data), family, 32)
     assert lora.mean_loss(family, pictures, 0) == pytest.approx(figures["loss with it"], abs=2e-3)
 
 
@@ -255,7 +255,7 @@ def test_buckets():
 def test_every_picture_is_drawn_as_often_and_its_caption_with_it(models, data, tmp_path):
     AcceleratorState._reset_state(True)
     family = text_families.of(DiffusionPipeline.from_pretrained(models("sd")))
-    pictures = lora.Pictures(data, family, 32)
+    pictures = lora.Pictures(lora.read(data), family, 32)
     assert {sides: len(indices) for sides, indices in pictures.buckets.items()} == {(32, 32): 3, (44, 24): 2}
     run = common.Run(lora.Config(data=str(data), out=tmp_path / "x", cpu=True, batch_size=2, drop=0.25))
     counts, dropped = torch.zeros(5), 0

@@ -1,7 +1,5 @@
 """pipelines/text_given.py: pictures to begin with, places to draw anew, ControlNets, LoRAs, sizes."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
 )
-from peft import LoraConfig
 from PIL import Image, ImageChops, ImageOps
 from skimage import data
 
@@ -21,40 +18,13 @@ import pipelines
 from pipelines.problems import Problem
 from pipelines.text_given import Given, Guide, Lora, Start
 from tests import tiny_text
+from tests.companions import controlnet, lora, registered
 from tests.conftest import models_apart
 
 KINDS = ("diffusion", "flow")
 PROMPT = "frog with melon hat"
 PHOTO = Image.fromarray(data.astronaut()).resize((160, 140))
 FITTED = ImageOps.fit(PHOTO, (128, 128), Image.Resampling.LANCZOS)
-
-
-def companion(folder, kind: str, base: str) -> str:
-    facts = {"tab": "text_to_image", "kind": kind, "licence": "MIT", "year": 2026, "base": base}
-    (folder / "training.json").write_text(json.dumps(facts))
-    return pipelines.register_folder(folder).id
-
-
-def controlnet(folder, plain) -> str:
-    torch.manual_seed(1)
-    net = ControlNetModel.from_unet(plain.unet)
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight += 0.05 * torch.randn_like(weight)
-    net.save_pretrained(folder)
-    return companion(folder, "controlnet", "tiny-sd")
-
-
-def lora(folder, plain, net: str) -> str:
-    torch.manual_seed(2)
-    getattr(plain, net).add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"]))
-    weights = {
-        name.replace(".default", ""): torch.randn_like(value)
-        for name, value in getattr(plain, net).named_parameters()
-        if "lora" in name
-    }
-    plain.save_lora_weights(folder, **{f"{net}_lora_layers": weights})
-    return companion(folder, "lora", {"unet": "tiny-sd", "transformer": "tiny-flux"}[net])
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +34,10 @@ def folders(tmp_path_factory):
         found = tiny_text.folders(where)
         for folder in found.values():
             pipelines.register_folder(folder)
-        found["guide"] = controlnet(where / "edges", DiffusionPipeline.from_pretrained(found["diffusion"]))
+        found["guide"] = controlnet(where / "edges", DiffusionPipeline.from_pretrained(found["diffusion"]), "tiny-sd")
         for kind, net in zip(KINDS, ("unet", "transformer"), strict=True):
-            found[net] = lora(where / f"{net}-lora", DiffusionPipeline.from_pretrained(found[kind]), net)
+            base = {"unet": "tiny-sd", "transformer": "tiny-flux"}[net]
+            found[net] = lora(where / f"{net}-lora", DiffusionPipeline.from_pretrained(found[kind]), net, base)
         yield found
 
 
@@ -202,7 +173,7 @@ def test_a_lora_of_another_family(pipes, folders, tmp_path):
     folder.mkdir()
     name = "pytorch_lora_weights.safetensors"
     (folder / name).write_bytes((pipelines.get(folders["unet"]).path / name).read_bytes())
-    id = companion(folder, "lora", "tiny-flux")
+    id = registered(folder, "lora", "tiny-flux")
     before = drawn(pipes["flow"], Given())
     with pytest.raises(Problem) as caught:
         drawn(pipes["flow"], Given(loras=(Lora(id),)))

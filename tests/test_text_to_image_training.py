@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from tests import emoji
-from training import autoencoder, common, latents, quick, text_encoders, text_to_image, words
+from training import autoencoder, common, latents, quick, text_to_image, words
 from training.prepare import text_to_image as prepare
-from training.scenes import LANGUAGES, Scenes, held_out
+from training.scenes import Scenes, held_out
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = {
@@ -216,12 +217,13 @@ def test_the_pipelines_see_what_training_saw(pack, cache, objective):
     pipeline = painter.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     with torch.no_grad():
+        told = painter.read(painter.tokenize(["a frog"]))
         if objective == "diffusion":
-            v = painter(noise, torch.tensor([999]), painter.tokenize(["a frog"]))
+            v = painter(noise, torch.tensor([999]), told)
             how, start = {"guidance_scale": 1.0}, noise
             x = -v  # alpha_bar is 0 there: x = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v
         else:
-            v = painter(noise, torch.ones(1), painter.tokenize(["a frog"]))
+            v = painter(noise, torch.ones(1), told)
             how = {name: painter.call[name] for name in ("height", "width", "max_sequence_length")}
             start = pipeline._pack_latents(noise, 1, *known.shape)
             x = noise - v
@@ -289,8 +291,11 @@ def test_captions_in_both_languages_some_dropped_none_held_out(pack, tmp_path):
     AcceleratorState._reset_state(True)
     scenes = Scenes(pack)
     run = common.Run(text_to_image.Config(data=str(pack), out=tmp_path / "x", cpu=True))
-    texts = text_to_image.captions(run, scenes, torch.arange(2000), 0.25)
-    assert texts == text_to_image.captions(run, scenes, torch.arange(2000), 0.25)
+    texts, facts = text_to_image.captions(run, scenes, torch.arange(2000), 0.25)
+    assert (texts, facts) == text_to_image.captions(run, scenes, torch.arange(2000), 0.25)
+    assert [replace(fact, language="") for fact in facts[:9]] == [
+        replace(scenes.facts(i), language="") for i in range(9)
+    ]
     assert texts.count("") / 2000 == pytest.approx(0.25, abs=0.04)
     assert sum(" with " in text for text in texts) > 200
     assert sum(" mit " in text for text in texts) > 200
@@ -397,41 +402,32 @@ def test_times_are_logit_normal():
     assert text_to_image.logit_normal(torch.zeros(1)).item() == 0
 
 
-# ---- text encoders before that
+# ---- text encoders
 
 
-def words_first(pack, cache, out):
-    AcceleratorState._reset_state(True)
-    tiny = "--steps 2 --batch-size 4 --scenes 24 --text-width 64 --text-layers 1 --heads 2 --cpu --precision fp32"
-    argv = [*tiny.split(), "--data", pack, "--latents", cache, "--out", out]
-    text_encoders.main(common.parse(text_encoders.Config, list(map(str, argv))))
-
-
-def test_nets_begin_with_encoders_that_learnt_before(pack, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_encoders, "HELD_OUT", 4)
-    words_first(pack, cache, tmp_path / "words")
-    figures = json.loads((tmp_path / "words" / "figures.json").read_text())
-    assert figures["pairs seen"] == 8
-    assert {f"found_{kind}_{lang}" for kind in ("clip", "t5") for lang in LANGUAGES} < figures.keys()
-    for objective, name in (("diffusion", "text_encoder"), ("flow", "text_encoder_2")):
-        train(pack, cache, tmp_path / objective, objective, "--encoders", tmp_path / "words", "--lr", 0)
-        learnt, begun = (load_file(tmp_path / folder / name / "model.safetensors") for folder in ("words", objective))
-        assert all(torch.allclose(value.half(), begun[key], atol=1e-3) for key, value in learnt.items()), name
-    with pytest.raises(common.TrainingError, match="nothing holds no text_encoder"):
-        train(pack, cache, tmp_path / "x", "diffusion", "--encoders", tmp_path / "nothing")
-    with pytest.raises(common.TrainingError, match="of these widths"):
-        train(pack, cache, tmp_path / "y", "diffusion", "--encoders", tmp_path / "words", "--text-width", 128)
-
-
-def test_contrast_is_least_where_pairs_find_each_other():
-    a = torch.nn.functional.normalize(torch.randn(32, 16, generator=torch.Generator().manual_seed(0)), dim=1)
-    assert text_encoders.found(a, a) == 1
-    assert text_encoders.found(a, a.flip(0)) == 0
-    warm, cold = torch.tensor(1.0), torch.tensor(0.05)
-    assert text_encoders.contrast(a, a, cold) < 0.01 < text_encoders.contrast(a, a.flip(0), cold)
-    # all alike: as good as guessing one of 32
-    alike = a[:1].expand(32, -1)
-    assert text_encoders.contrast(alike, alike, warm).item() == pytest.approx(math.log(32), rel=1e-5)
+def test_what_captions_name_is_learnt_and_what_they_leave_open_is_not(pack):
+    scenes = Scenes(pack)
+    reader = text_to_image.Reader(scenes, 8)
+    facts = [scenes.facts(i) for i in range(200)]
+    texts = [scenes.caption(fact, np.random.default_rng(i)) for i, fact in enumerate(facts)]
+    labels = reader.labels([*texts, ""], [*facts, facts[0]])
+    assert (labels[-1] == text_to_image.NOTHING).all()  # a dropped caption names nothing
+    for row, text, fact in zip(labels.tolist(), texts, facts, strict=False):
+        for number, (kind, names) in zip(row, reader.names.items(), strict=True):
+            named = kind in scenes.named(text, fact)
+            assert number == (names.index(getattr(fact, kind)) if named else text_to_image.NOTHING)
+    assert (labels == text_to_image.NOTHING).any(0).tolist() == [True] * 5
+    told = torch.randn(201, 3, 8, requires_grad=True), torch.randn(201, 8, requires_grad=True)
+    for head in reader.heads:
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+    guessed = reader(told, labels).item()
+    assert guessed == pytest.approx(np.mean([math.log(size) for size in reader.sizes]), rel=1e-5)
+    reader.heads[0].weight.data.normal_()
+    reader(told, labels).backward()
+    assert not told[0].grad[-1].any()
+    assert told[0].grad[:-1].any()
+    assert torch.isfinite(reader(tuple(part[-1:] for part in told), labels[-1:]))
 
 
 # ---- from upstream

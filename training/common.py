@@ -109,6 +109,7 @@ FREE = {
     "backgrounds",
     "latents",
     "model",
+    "keep",
     "prompts",
     "source",
     "licence",

@@ -199,7 +199,7 @@ def main(config: Config) -> None:
         noise, u = run.noise(x.shape[1:]), run.share(times).to(run.device)
         with run.autocast():
             with torch.no_grad():
-                told = family.told(captions(run, drawn.scenes, chosen, config.drop))
+                told = family.told(captions(run, drawn.scenes, chosen, config.drop)[0])
             loss = family.loss(x, noise, u, told, controlled(family, net, lines))
         norm = run.update(loss, optimizer, max_norm=1.0)
         ema.update(net, min(config.ema, (step + 1) / (step + 10)))

@@ -78,17 +78,6 @@ class Seen(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------- prompts
 
 
-def named(caption: str, facts: Facts, scenes: Scenes) -> tuple[str, ...]:
-    """Which of the HEADS a caption of these facts says something of: it may leave out background and style."""
-    background, styles = scenes.backgrounds[facts.background], captions.STYLES[facts.style][facts.language]
-    places = [background[facts.language], *background[f"{facts.language}_alt"]]
-    # "a Noto emoji of" may have lost its article, and "von dem" is "vom"
-    words = [phrase.split(" ", 1)[1].rsplit(" ", 1)[0] for phrase in styles["before"]] + styles["after"]
-    said = {"background": places, "style": words}
-    text = caption.lower()
-    return ("object", "hat", *(head for head in said if any(phrase.lower() in text for phrase in said[head])))
-
-
 def shuffled(rng: np.random.Generator, values: list) -> Iterable:
     """All values in a random order, again and again."""
     return itertools.cycle([values[i] for i in rng.permutation(len(values))])
@@ -113,7 +102,8 @@ def questions(scenes: Scenes, n: int) -> dict[str, list[Question]]:
         for language in LANGUAGES:
             own = replace(facts, language=language)
             prompt = scenes.caption(own, rng)
-            asked[language].append(Question(prompt, seed, own, named(prompt, own, scenes)))
+            names = tuple(kind for kind in scenes.named(prompt, own) if kind in HEADS)
+            asked[language].append(Question(prompt, seed, own, names))
     return asked
 
 

@@ -58,6 +58,8 @@ class Config(common.Config):
     min_snr: float = option(5.0, "diffusion: gamma of the loss's weight; 0: none")
     checkpointing: bool = option(False, "compute activations twice instead of keeping them: less memory, slower")
     eight_bit: bool = option(False, "moments of Adam in 8 bit; needs bitsandbytes")
+    keep: str = option("", "file of prompts, a line each, of which the model must go on drawing what it drew before")
+    keep_weight: float = option(2.0, "of how far it departs from that")
     prompts: tuple[str, ...] = option((), "of the sample pictures; the first captions if none")
     licence: str = option("other", "of the LoRA, as the card names it")
     source: str = option("https://huggingface.co/docs/hub/datasets-image", "where the pictures come from: an address")
@@ -110,8 +112,7 @@ class Pictures:
     """DATA as the net sees it: latents in buckets of equal shape, and what the net is told of each picture."""
 
     @torch.no_grad()
-    def __init__(self, folder: Path, family: text_families.Family, size: int):
-        found = read(folder)
+    def __init__(self, found: list[tuple[Image.Image, str]], family: text_families.Family, size: int):
         self.texts = [text for _, text in found]
         self.told = [on("cpu", family.told([text])) for text in (*self.texts, "")]  # the last is that of no caption
         self.latents, self.buckets, digest = [], {}, hashlib.sha256("\n".join(self.texts).encode())
@@ -127,10 +128,10 @@ class Pictures:
         """Indices of captions, -1 for none -> what the net is told"""
         return {name: torch.cat([self.told[i][name] for i in chosen]) for name in self.told[0]}
 
-    def batch(self, run: common.Run) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def batch(self, run: common.Run, name: str = "batch") -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """-> our part of latents of one bucket, and what is told of them; a function of (seed, step). In the long run
         every picture is drawn as often: a bucket by its share of all, then pictures from it, all before any twice."""
-        generator, buckets = run.generator("batch"), list(self.buckets.values())
+        generator, buckets = run.generator(name), list(self.buckets.values())
         sizes = torch.tensor([float(len(indices)) for indices in buckets])
         indices = torch.tensor(buckets[torch.multinomial(sizes, 1, generator=generator)])
         rounds = math.ceil(run.config.batch_size / len(indices))
@@ -140,6 +141,41 @@ class Pictures:
         captions = run.share(torch.where(dropped, -1, chosen)).tolist()
         x = torch.cat([self.latents[i] for i in run.share(chosen).tolist()])
         return x.to(run.device), on(run.device, self.say(captions))
+
+
+@torch.no_grad()
+def drawn_before(file: Path, family: text_families.Family, size: int, how: dict) -> list[tuple[Image.Image, str]]:
+    """What the model draws of each prompt in the file, as DreamBooth keeps what a class looks like (Ruiz et al. 2023,
+    section 3.3). how: steps and guidance. Raises TrainingError."""
+    try:
+        texts = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{file.name} is missing or no file of text.") from error
+    if not texts:
+        raise TrainingError(f"{file.name} holds no prompts.")
+    device, nothing, found = family.net.device, on(family.net.device, family.told([""])), []
+    for i, text in enumerate(texts):
+        x = family.draw(on(device, family.told([text])), nothing, size, seed=i, **how)
+        found.append((common.grid(x), text))
+    return found
+
+
+def drift(family: text_families.Family, x: torch.Tensor, noise: torch.Tensor, u: torch.Tensor, told: dict):
+    """Mean squared difference of what the net says with the LoRA and without it. Unlike DreamBooth's, which learns
+    from noise again, this is 0 where nothing changed (Li & Hoiem 2017, learning without forgetting)."""
+    apart = []
+
+    def predict(x_t, t, told):
+        family.net.disable_adapters()
+        with torch.no_grad():
+            before = family.predict(x_t, t, told).float()
+        family.net.enable_adapters()
+        now = family.predict(x_t, t, told)
+        apart.append((now.float() - before).square().mean())
+        return now
+
+    family.loss(x, noise, u, told, predict)
+    return apart[0]
 
 
 # ----------------------------------------------------------------------------------------------------------- model
@@ -276,14 +312,19 @@ def main(config: Config) -> None:
     for part in pipe.components.values():  # first what reads and what encodes, then the net: both need not fit at once
         if isinstance(part, torch.nn.Module) and part is not family.net:
             part.requires_grad_(False).to(run.device)
-    pictures = Pictures(Path(config.data), family, size)
+    pictures = Pictures(read(Path(config.data)), family, size)
     with torch.no_grad():
         prompts = [on("cpu", family.told([prompt])) for prompt in config.prompts or pictures.texts[:4]]
-    nothing = on(run.device, pictures.told[-1])
+    nothing, kept = on(run.device, pictures.told[-1]), None
+    if config.keep:
+        family.net.to(run.device)
+        with run.autocast():
+            how = {name: defaults[name] for name in ("steps", "guidance")}
+            kept = Pictures(drawn_before(Path(config.keep), family, size, how), family, size)
     family.forget_reading()
     family.net.to(run.device)
 
-    same = Same(weights=fingerprint(family.net), pictures=pictures.digest)
+    same = Same(weights=fingerprint(family.net), pictures=pictures.digest, kept=kept.digest if kept else "")
     lora = Lora(family, config.rank, config.targets)
     if run.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         shard(family.net, set(lora.parameters()), run)
@@ -295,11 +336,16 @@ def main(config: Config) -> None:
 
     for step in run.steps():
         common.set_lr(optimizer, config.lr * common.cosine(step, config.steps, min(50, config.steps // 10)))
-        x, told = pictures.batch(run)
         times = spread(torch.rand(config.batch_size, generator=run.generator("times")))
+        x, told = pictures.batch(run)
         noise, u = run.noise(x.shape[1:]), run.share(times).to(run.device)
         with run.autocast():
             loss = family.loss(x, noise, u, told)
+            if kept:
+                x, told = kept.batch(run, "kept")
+                apart = drift(family, x, run.noise(x.shape[1:], "kept"), u, told)
+                run.log(drift=apart)
+                loss = loss + config.keep_weight * apart
         norm = run.update(loss, optimizer, max_norm=1.0)
         run.log(loss=loss, norm=norm)
         done = step + 1  # of sharded weights every process must compute, though one alone keeps the pictures

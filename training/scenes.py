@@ -12,6 +12,7 @@ import functools
 import io
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +68,8 @@ def sprite(picture: Image.Image) -> Sprite:
 class Scenes:
     """An endless sequence of scenes, each a function of (seed, index)."""
 
-    def __init__(self, folder: str | Path, seed: int = 0, held_out: bool = False):
+    def __init__(self, folder: str | Path, seed: int = 0, held_out: bool = False, more: Sequence[dict] = ()):
+        """more: entries like those of vocab.json's objects, whose pictures the pack holds, too."""
         folder = Path(folder)
         try:
             self.vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
@@ -76,7 +78,8 @@ class Scenes:
         self.seed, self.only_held_out = seed, held_out
         self.styles = [name for name in captions.STYLES if name in self.vocabulary["sets"]]
         for kind in ("objects", "wearers", "hats", "backgrounds", "relations"):
-            setattr(self, kind, {entry["id"]: entry for entry in self.vocabulary[kind]})
+            entries = [*self.vocabulary[kind], *(more if kind == "objects" else ())]
+            setattr(self, kind, {entry["id"]: entry for entry in entries})
         self.sprites = {style: self._read(folder / f"{style}.parquet") for style in self.styles}
         self.worn = {(style, id): self._fit(style, hat) for style in self.styles for id, hat in self.hats.items()}
         self._background = functools.cache(self._draw_background)
@@ -139,6 +142,16 @@ class Scenes:
         thing, background = self.objects[facts.object], self.backgrounds[facts.background]
         relation = self.relations.get(facts.relation)
         return captions.caption(rng, facts.language, thing, background, facts.style, hat, second, relation)
+
+    def named(self, caption: str, facts: Facts) -> tuple[str, ...]:
+        """Which fields of the facts one of their captions says something of: it may leave out background and style."""
+        background, styles = self.backgrounds[facts.background], captions.STYLES[facts.style][facts.language]
+        places = [background[facts.language], *background[f"{facts.language}_alt"]]
+        # "a Noto emoji of" may have lost its article, and "von dem" is "vom"
+        words = [phrase.split(" ", 1)[1].rsplit(" ", 1)[0] for phrase in styles["before"]] + styles["after"]
+        said, text = {"background": places, "style": words}, caption.lower()
+        some = [kind for kind in said if any(phrase.lower() in text for phrase in said[kind])]
+        return ("object", "hat", "second", *some)
 
     # ---- pictures
 

@@ -1,15 +1,14 @@
 """Trains the small text-to-image models: the architecture of Stable Diffusion, or that of Flux, on composed scenes.
 
     python -m training.latents --data ../shared/data/emoji --vae runs/emoji-vae --out runs/emoji-latents
-    python -m training.text_encoders --data ../shared/data/emoji --latents runs/emoji-latents --out runs/emoji-words
     python -m training.text_to_image --objective diffusion --data ../shared/data/emoji --latents runs/emoji-latents \
-        --encoders runs/emoji-words --out runs/emoji-sd
+        --out runs/emoji-sd
     python -m training.text_to_image --objective flow ... --out runs/emoji-flux
 
 OUT is an ordinary StableDiffusionPipeline or FluxPipeline of diffusers from the first snapshot on, and words.json in
-it says which words it knows; add --resume to go on after a stop. Text encoders learn along with the net, from those of
---encoders if given; captions are drawn anew each time in English and German. Pairs that `scenes.held_out` names are in
-none of them.
+it says which words it knows; add --resume to go on after a stop, --from FOLDER to learn on from a finished model. Text
+encoders learn along with the net; captions are drawn anew each time in English and German. Pairs that
+`scenes.held_out` names are in none of them.
 
 diffusion: v-prediction (Salimans & Ho 2022), a schedule that ends in pure noise (Lin et al. 2024), DDIM; errors of v
 count alike at all times, or by min-SNR (Hang et al. 2023). flow: rectified flow (Liu et al. 2023), logit-normal times
@@ -23,11 +22,13 @@ is no teacher here, so `guidance_embeds` is off and FluxPipeline is called with 
 import json
 import shutil
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -45,7 +46,7 @@ from training import common, words
 from training.common import TrainingError, option
 from training.latents import HELD_OUT, HELD_OUT_SEED, VAE_FILES, Latents
 from training.quick import plain_attention, quick_flux
-from training.scenes import LANGUAGES, SIZE, Scenes
+from training.scenes import LANGUAGES, SIZE, Facts, Scenes
 
 PROMPTS = (  # of the sheet; the first pair is never trained on
     "frog with melon hat",
@@ -59,6 +60,9 @@ PROMPTS = (  # of the sheet; the first pair is never trained on
 )
 
 
+NOTHING = -1  # the label of what a caption leaves open
+
+
 @dataclass(kw_only=True)
 class Config(common.Config):
     """Defaults are those of the bundled models: widths that one core trains in a day or two."""
@@ -70,7 +74,6 @@ class Config(common.Config):
     batch_size: int = option(32, "scenes in an update, over all processes")
     lr: float = option(8e-4, "learning rate at its highest")
     precision: Literal["fp32", "bf16"] = option("bf16", "of the forward pass; weights stay in fp32")
-    encoders: str = option("", "folder that training.text_encoders wrote: text encoders begin as those")
     from_: str = option("", "folder of a model of this script: net, text encoders and tokenizers begin as those")
     drop: float = option(0.1, "share of captions that are dropped, for guidance")
     length: int = option(24, "tokens of a prompt; captions have 12, seldom 20")
@@ -83,6 +86,7 @@ class Config(common.Config):
     heads: int = option(4, "of attention; few large heads cost least on a CPU")
     double_blocks: int = option(2, "flow: blocks where text and picture have weights of their own")
     single_blocks: int = option(4, "flow: blocks that both share")
+    reading: float = option(0.1, "weight of how well the text encoders tell what captions name")
     emphasis: float = option(
         2.0, "how much more an error counts where a thing is, and again where its hat is; 0: alike"
     )
@@ -208,14 +212,15 @@ def seen_before(config: Config) -> int:
 
 
 class Painter(torch.nn.Module):
-    """Text encoders and net: what is learnt. `self(x_t, t, tokens)` predicts the direction of `losses`' target."""
+    """Text encoders and net: what is learnt. `self(x_t, t, told)` predicts the direction of `losses`' target; told is
+    what `read` makes of tokens: states of all tokens (N, length, width), and of the sentence (N, width)."""
 
     def __init__(self, config: Config, latents: Latents, texts: list[str], known: dict):
         super().__init__()
         self.config, self.vae, self.known = config, latents.vae, known
         self.tokenizer = tokenizer(config, texts, "tokenizer")
         self.text_encoder = clip(config, self.tokenizer)
-        begin(self.text_encoder, config.from_ or config.encoders, "text_encoder")
+        begin(self.text_encoder, config.from_, "text_encoder")
 
     def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
         """captions -> token ids (N, length), one tensor a text encoder, as the pipeline makes them"""
@@ -262,15 +267,18 @@ class Diffusion(Painter):
             clip_sample=False, rescale_betas_zero_snr=True, steps_offset=1, timestep_spacing="trailing",
         )  # fmt: skip
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, tokens: list[torch.Tensor]) -> torch.Tensor:
-        """x (N, C, h, w), t (N,) whole numbers from 0 to 999 -> v (N, C, h, w)"""
-        return self.unet(x, t, self.text_encoder(tokens[0])[0]).sample
+    def read(self, tokens: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(self.text_encoder(tokens[0])[:2])
 
-    def losses(self, x, noise, u, tokens) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, told: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """x (N, C, h, w), t (N,) whole numbers from 0 to 999 -> v (N, C, h, w)"""
+        return self.unet(x, t, told[0]).sample
+
+    def losses(self, x, noise, u, told) -> torch.Tensor:
         """u (N,) uniform in [0, 1) draws the times: here every one is as likely -> (N, C, h, w)"""
         t = (u * len(self.scheduler.alphas_cumprod)).long()
         alpha_bar = self.scheduler.alphas_cumprod.to(x.device)[t].view(-1, 1, 1, 1)
-        return diffusion_loss(self(noised(x, noise, alpha_bar), t, tokens), x, noise, alpha_bar, self.config.min_snr)
+        return diffusion_loss(self(noised(x, noise, alpha_bar), t, told), x, noise, alpha_bar, self.config.min_snr)
 
     def pipeline(self) -> StableDiffusionPipeline:
         return StableDiffusionPipeline(
@@ -292,7 +300,7 @@ class Flow(Painter):
         self.tokenizer_2 = tokenizer(config, texts, "tokenizer_2")
         self.tokenizers = [self.tokenizer, self.tokenizer_2]
         self.text_encoder_2 = t5(config, self.tokenizer_2)
-        begin(self.text_encoder_2, config.from_ or config.encoders, "text_encoder_2")
+        begin(self.text_encoder_2, config.from_, "text_encoder_2")
         head = config.width // config.heads
         across = head // 16 * 6  # rotary numbers for column and row; the rest is that of the text's place, always 0
         self.transformer = FluxTransformer2DModel(
@@ -310,14 +318,17 @@ class Flow(Painter):
         begin(self.transformer, config.from_, "transformer")
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=config.shift)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, tokens: list[torch.Tensor]) -> torch.Tensor:
+    def read(self, tokens: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.text_encoder_2(tokens[1])[0], self.text_encoder(tokens[0]).pooler_output
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, told: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """x (N, C, h, w), t (N,) from 0 (picture) to 1 (noise) -> direction (N, C, h, w)"""
         n, c, h, w = x.shape
         packed = FluxPipeline._pack_latents(x, n, c, h, w)  # (N, h/2 w/2, 4 C)
         v = self.transformer(
             packed,
-            encoder_hidden_states=self.text_encoder_2(tokens[1])[0],
-            pooled_projections=self.text_encoder(tokens[0]).pooler_output,
+            encoder_hidden_states=told[0],
+            pooled_projections=told[1],
             timestep=t,
             img_ids=FluxPipeline._prepare_latent_image_ids(n, h // 2, w // 2, x.device, x.dtype),
             txt_ids=torch.zeros(self.config.length, 3, device=x.device),
@@ -325,10 +336,10 @@ class Flow(Painter):
         v = v.view(n, h // 2, w // 2, c, 2, 2)
         return v.permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
 
-    def losses(self, x, noise, u, tokens) -> torch.Tensor:
+    def losses(self, x, noise, u, told) -> torch.Tensor:
         """u (N,) uniform in [0, 1) draws the times -> (N, C, h, w)"""
         t = shifted(logit_normal(u), self.config.shift)
-        return flow_loss(self(between(x, noise, t.view(-1, 1, 1, 1)), t, tokens), x, noise)
+        return flow_loss(self(between(x, noise, t.view(-1, 1, 1, 1)), t, told), x, noise)
 
     def pipeline(self) -> FluxPipeline:
         return FluxPipeline(
@@ -340,14 +351,52 @@ class Flow(Painter):
 PAINTERS = {"diffusion": Diffusion, "flow": Flow}
 
 
+class Reader(torch.nn.Module):
+    """Says what a caption names, from each of the two things that a net is told of it; thrown away in the end.
+
+    Without it text encoders learn from errors of pictures alone: for thousands of steps backgrounds follow the words
+    and things do not, since guessing their mean is nearly as good at first. Stable Diffusion and Flux began with
+    encoders that could read; these learn to read and to draw at once.
+    """
+
+    def __init__(self, scenes: Scenes, width: int):
+        super().__init__()
+        self.scenes, objects = scenes, list(scenes.objects)
+        self.names = {
+            "object": objects, "hat": ["", *scenes.hats], "second": ["", *objects],
+            "background": list(scenes.backgrounds), "style": scenes.styles,
+        }  # fmt: skip
+        self.sizes = [len(names) for names in self.names.values()]
+        self.heads = torch.nn.ModuleList([torch.nn.Linear(width, sum(self.sizes)) for _ in ("tokens", "sentence")])
+
+    def labels(self, texts: list[str], facts: list[Facts]) -> torch.Tensor:
+        """-> (N, kinds): the number of what is named, NOTHING where a caption leaves it open"""
+        rows = []
+        for text, fact in zip(texts, facts, strict=True):
+            named = self.scenes.named(text, fact) if text else ()
+            kinds = self.names.items()
+            rows.append([names.index(getattr(fact, kind)) if kind in named else NOTHING for kind, names in kinds])
+        return torch.tensor(rows)
+
+    def forward(self, told: tuple[torch.Tensor, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """-> cross entropy in nats, the mean of both heads and all kinds"""
+        losses = []
+        for head, state in zip(self.heads, (told[0].mean(1), told[1]), strict=True):
+            for logits, right in zip(head(state).float().split(self.sizes, 1), labels.T, strict=True):
+                total = F.cross_entropy(logits, right, ignore_index=NOTHING, reduction="sum")
+                losses.append(total / (right != NOTHING).sum().clamp(min=1))
+        return torch.stack(losses).mean()
+
+
 # ------------------------------------------------------------------------------------------------------------ data
 
 
-def captions(run: common.Run, scenes: Scenes, indices: torch.Tensor, drop: float) -> list[str]:
-    """A caption of each scene in either language, drawn from (seed, step); a share of `drop` is "", for guidance."""
+def captions(run: common.Run, scenes: Scenes, indices: torch.Tensor, drop: float) -> tuple[list[str], list[Facts]]:
+    """A caption of each scene in either language, drawn from (seed, step), and what the scenes show; a share of `drop`
+    is "", for guidance."""
     rng = np.random.default_rng(common.seed_of(run.config.seed, "captions", run.step, run.rank))
     facts = [replace(scenes.facts(i), language=LANGUAGES[rng.integers(len(LANGUAGES))]) for i in indices.tolist()]
-    return [scenes.caption(f, rng) if rng.random() >= drop else "" for f in facts]
+    return [scenes.caption(f, rng) if rng.random() >= drop else "" for f in facts], facts
 
 
 def spread(u: torch.Tensor) -> torch.Tensor:
@@ -372,7 +421,8 @@ class Test:
         device, tokens, losses = painter.text_encoder.device, painter.tokenize(self.texts), []
         for i in torch.arange(HELD_OUT).split(32):
             parts = (self.x[i], self.noise[i], self.u[i])
-            losses.append(painter.losses(*(part.to(device) for part in parts), [ids[i].to(device) for ids in tokens]))
+            told = painter.read([ids[i].to(device) for ids in tokens])
+            losses.append(painter.losses(*(part.to(device) for part in parts), told))
         return torch.cat(losses).mean().item()
 
 
@@ -437,9 +487,10 @@ def main(config: Config) -> None:
     painter.to(run.device)
     if config.objective == "flow":
         quick_flux(painter.transformer)
-    ema = common.EMA(painter)
-    optimizer = torch.optim.AdamW(painter.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    run.track(model=painter, ema=ema, optimizer=optimizer)
+    ema, reader = common.EMA(painter), Reader(scenes, config.text_width).to(run.device)
+    weights = chain(painter.parameters(), reader.parameters())
+    optimizer = torch.optim.AdamW(weights, config.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    run.track(model=painter, ema=ema, reader=reader, optimizer=optimizer)
     last = config.steps // 5
 
     for step in run.steps():
@@ -447,14 +498,16 @@ def main(config: Config) -> None:
         common.set_lr(optimizer, config.lr * rate * min(1, (step + 1) / 500))
         chosen = run.indices(config.scenes)
         x = latents[chosen].to(run.device)
-        tokens = [ids.to(run.device) for ids in painter.tokenize(captions(run, scenes, chosen, config.drop))]
+        texts, facts = captions(run, scenes, chosen, config.drop)
         times = spread(run.noise((), "times", uniform=True))
         with run.autocast(), plain_attention(run.device):
-            losses = painter.losses(x, run.noise(latents.shape), times, tokens)
+            told = painter.read([ids.to(run.device) for ids in painter.tokenize(texts)])
+            losses = painter.losses(x, run.noise(latents.shape), times, told)
+            unread = reader(told, reader.labels(texts, facts).to(run.device))
         loss = emphasised(losses, latents.cover(chosen).to(run.device), config.emphasis)
-        norm = run.update(loss, optimizer, max_norm=1.0)
+        norm = run.update(loss + config.reading * unread, optimizer, max_norm=1.0)
         ema.update(painter, min(config.ema, (step + 1) / (step + 10)))
-        run.log(loss=loss, norm=norm)
+        run.log(loss=loss, unread=unread, norm=norm)
         if run.due(config.sample_every):
             with run.autocast():
                 run.log(held_out=test(ema.module))

@@ -47,7 +47,7 @@ def painter(objective: str) -> tuple[torch.nn.Module, Loss, str]:
     tokens = [ids[:n] for ids in tokens]
     return (
         net,
-        lambda net: net.losses(x, noise, u, tokens).mean(),
+        lambda net: net.losses(x, noise, u, net.read(tokens)).mean(),
         f"{n} latents of 16 x 16 x 16, text encoders included",
     )
 
