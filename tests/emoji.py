@@ -8,6 +8,8 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 from pyarrow import parquet
 
+from training.prepare.new_thing import THING
+
 SETS = ("noto", "fluent-3d")
 GREEN, RED, BLUE = (0, 160, 0), (220, 0, 0), (0, 0, 220)
 HEAD = [0.5, 0.2, 0.5]  # of every wearer: middle and lower edge of the hat, its width
@@ -72,6 +74,7 @@ def write_pack(folder: Path) -> Path:
         words["de"] |= {"phrase": f"mit {noun}", "phrase_article": f"mit einem {noun}"}
         hats.append({"id": id, "codepoints": f"hat {id}", "fit": dict.fromkeys(SETS, FIT), **words})
         pictures[f"hat {id}"] = picture(RED, (6, 32, 121, 95), "rectangle")
+    pictures[THING["codepoints"]] = picture(BLUE, (16, 24, 111, 119), "ellipse")
     backgrounds = [
         {"id": id, "en": b["en"][0], "de": b["de"][0], "en_alt": b["en"][1:], "de_alt": b["de"][1:],
          "ground": b["ground"], "recipe": b["recipe"]} for id, b in BACKGROUNDS.items()

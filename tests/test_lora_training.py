@@ -19,8 +19,9 @@ from diffusers.training_utils import compute_snr
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests import tiny_families
+from tests import emoji, tiny_families
 from training import common, lora, text_families
+from training.prepare import new_thing
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = tuple(tiny_families.BUILD)
@@ -176,6 +177,51 @@ def test_it_learns_and_what_it_says_is_what_diffusers_computes(models, data, tmp
     family = text_families.of(pipe)
     pictures = lora.Pictures(lora.read(data), family, 32)
     assert lora.mean_loss(family, pictures, 0) == pytest.approx(figures["loss with it"], abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_what_is_to_be_kept_holds_it_back(models, data, tmp_path, name):
+    """Of prompts to keep the model says what it said; without them a high rate changes that, too."""
+    prompts = tmp_path / "keep.txt"
+    prompts.write_text("an owl\n\nein Frosch im Park\n")
+    apart = {}
+    for weight in (0, 20):
+        out = tmp_path / str(weight)
+        flags = "--lr", 0.02, "--steps", 12, "--batch-size", 2, "--log-every", 1
+        train(models(name), data, out, *flags, "--keep", prompts, "--keep-weight", weight)
+        lines = [json.loads(line) for line in (out / "state" / "log.jsonl").read_text().splitlines()]
+        assert lines[0]["drift"] == 0  # at first nothing has changed
+        apart[weight] = np.mean([line["drift"] for line in lines[-4:]])
+    assert apart[20] < apart[0] / 2
+    prompts.write_text("another\n")
+    with pytest.raises(common.TrainingError, match="began with kept that were others"):
+        train(models(name), data, out, *flags, "--keep", prompts, "--keep-weight", 20, "--resume")
+
+
+def test_prompts_to_keep_that_are_none(models, data, tmp_path):
+    for content, sentence in (
+        (None, "keep.txt is missing"),
+        (b"\xff\xfe", "no file of text"),
+        (b"\n \n", "no prompts"),
+    ):
+        if content:
+            (tmp_path / "keep.txt").write_bytes(content)
+        with pytest.raises(common.TrainingError, match=sentence):
+            train(models("sd"), data, tmp_path / "x", "--keep", tmp_path / "keep.txt")
+
+
+def test_a_new_thing_in_twenty_pictures(tmp_path):
+    pack = emoji.write_pack(tmp_path / "emoji")
+    new_thing.main(["--data", str(pack), "--out", str(tmp_path / "new"), "--keep", "6"])
+    found = lora.read(tmp_path / "new")
+    assert len(found) == 20
+    assert all("pizza" in text.lower() for _, text in found)
+    assert {image.size for image, _ in found} == {(128, 128)}
+    kept = (tmp_path / "new" / "keep.txt").read_text().splitlines()
+    assert len(kept) == 6
+    assert not any("pizza" in text.lower() for text in kept)
+    blue = [(np.abs(np.asarray(image).astype(int) - emoji.BLUE).sum(2) < 60).mean() for image, _ in found]
+    assert min(blue) > 0.05  # the thing is in each of them
 
 
 # ---- settings

@@ -10,10 +10,13 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from pipelines.text_to_image import TextToImagePipeline
 from tests import emoji, tiny_text
-from training import common, emoji_judge, evaluate
+from training import common, emoji_judge, evaluate, lora
 from training import evaluate_text as text
 from training.emoji_judge import HEADS, Judge, Shown
+from training.prepare import new_thing
+from training.prepare.new_thing import THING
 from training.scenes import Facts, Scenes, held_out
 
 FACTS = Facts("frog", "", "", "", "park", "noto", "en")
@@ -252,13 +255,38 @@ def test_a_picture_is_drawn_once(folders, pack, judge, monkeypatch):
     assert Counter(steps for _, _, steps in drawn) == {2: 22, 1: 4}
 
 
+def test_a_lora_is_measured_beside_its_model(folders, pack, judge, tmp_path, monkeypatch):
+    new_thing.main(["--data", str(pack), "--out", str(tmp_path / "new"), "--pictures", "2", "--keep", "2"])
+    AcceleratorState._reset_state(True)
+    base, out = folders["diffusion"], folders["diffusion"].parent / "tiny-pizza"
+    argv = ["--model", base, "--data", tmp_path / "new", "--out", out, "--steps", 1, "--batch-size", 2, "--cpu"]
+    lora.main(common.parse(lora.Config, list(map(str, argv))))
+    asked = []
+    draw = TextToImagePipeline.draw
+
+    def watched(self, prompt, given, **more):
+        asked.append((prompt, bool(given.loras)))
+        return draw(self, prompt, given=given, steps=1, **more)
+
+    monkeypatch.setattr(TextToImagePipeline, "draw", watched)
+    argv = ["text_to_image", str(out), "--data", str(pack), "--judge", str(judge), "--prompts", "4", "--curve", "3"]
+    evaluate.main([*argv, "--sheet", str(tmp_path / "drawn.png")])
+    figures = json.loads((out / "training.json").read_text())["figures"]
+    assert (figures["prompts_new"], figures["prompts_old"], figures["pictures"]) == (3, 3, 2)
+    for name in ("new_thing_right", "object_right", "all_right"):
+        assert {0 <= figures[f"{name}{ending}"] <= 1 for ending in ("", "_without")} == {True}
+    assert [prompt for prompt, with_it in asked if with_it] == [prompt for prompt, with_it in asked if not with_it]
+    assert all("pizza" in prompt.lower() for prompt, _ in asked[:3])
+    assert not any("pizza" in prompt.lower() for prompt, _ in asked[3:6])
+
+
 def test_a_missing_judge_is_trained(scenes, pack, tmp_path):
     args = evaluate.argparse.Namespace(data=str(pack), judge=tmp_path / "judge", judge_steps=1)
     AcceleratorState._reset_state(True)
-    net, known = text.load_judge(args, scenes)
+    net, known = text.load_judge(args, Scenes(pack, more=[THING]))
     assert not net.training and known["steps"] == 1
     made = (tmp_path / "judge" / "config.json").stat().st_mtime_ns
-    text.load_judge(args, scenes)
+    text.load_judge(args, Scenes(pack, more=[THING]))
     assert (tmp_path / "judge" / "config.json").stat().st_mtime_ns == made
 
 

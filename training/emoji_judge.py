@@ -2,10 +2,11 @@
 
     python -m training.emoji_judge --data ../shared/data/emoji --out runs/emoji-judge
 
-It learns from real compositions alone (training/scenes.py), all pairs of wearer and hat among them, so that those which
-the generators never saw are judged as fairly as the others; never from a generated picture, and not from what an
-autoencoder made of one. Scenes of a single object only. Pictures are softened, tinted and made noisy a little, so that
-it does not lean on an edge that no autoencoder keeps. Its accuracy on unseen scenes is in OUT/accuracy.json.
+It learns from real compositions alone (training/scenes.py), all pairs of wearer and hat among them and the new thing
+of training/prepare/new_thing.py, so that what the generators never saw is judged as fairly as the rest; never from a
+generated picture, and not from what an autoencoder made of one. Scenes of a single object only. Pictures are softened,
+tinted and made noisy a little, so that it does not lean on an edge that no autoencoder keeps. Its accuracy on unseen
+scenes is in OUT/accuracy.json.
 `evaluate.py text_to_image` trains it if it is missing; add --resume to go on after a stop.
 """
 
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from training import common
 from training.common import option
+from training.prepare.new_thing import THING
 from training.scenes import LANGUAGES, Facts, Scenes
 
 SEED = 2_000_003  # of its scenes; no other script draws these
@@ -170,7 +172,7 @@ def accuracy(judge: Judge, shown: Shown, n: int, see: Callable = lambda pixels: 
 
 def main(config: Config) -> None:
     run = common.Run(config)
-    scenes = Scenes(config.data)
+    scenes = Scenes(config.data, more=[THING])
     shown = Shown(scenes, SEED + config.seed)
     judge = Judge(**vocabulary(scenes)).to(run.device, memory_format=torch.channels_last)
     ema = common.EMA(judge)

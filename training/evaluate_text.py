@@ -22,8 +22,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 import pipelines
 from pipelines import runtime
+from pipelines.text_given import Given, Lora
 from training import captions, common, emoji_judge
 from training.emoji_judge import HEADS, Judge, Shown
+from training.prepare import new_thing
+from training.prepare.new_thing import THING
 from training.scenes import LANGUAGES, SIZE, Facts, Scenes, held_out
 
 SEED = 3_000_017  # of the prompts; no training draws these
@@ -47,7 +50,8 @@ names is wrong. The judge always answers something and cannot say "badly drawn":
 a frog. `frog_with_melon_hat_right` is the share of ten seeds with both the frog and the melon, a pair never trained \
 on. `..._steps_N` are of a part of the prompts, half in each language, hats of trained and other pairs together. \
 `loss_held_out` is the training's own loss, on scenes of pairs never trained on; it cannot be compared between \
-diffusion and flow."""
+diffusion and flow. Of a LoRA `new_thing_right` is how often what it taught is seen where a prompt asks for it; the \
+other figures are of prompts that do not, half in each language, and `_without` is the same with the LoRA left away."""
 
 
 class Question(NamedTuple):
@@ -197,11 +201,14 @@ def load_judge(args: argparse.Namespace, scenes: Scenes) -> tuple[Judge, dict]:
 def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
     """-> what measures a folder. Raises TrainingError."""
     scenes = Scenes(args.data)
-    judge, known = load_judge(args, scenes)
+    judge, known = load_judge(args, Scenes(args.data, more=[THING]))
     asked = questions(scenes, args.prompts)
     mixed = [asked[LANGUAGES[i % len(LANGUAGES)]][i] for i in range(min(args.curve, args.prompts))]
 
     def measure(folder: Path) -> dict[str, float]:
+        facts = json.loads((folder / "training.json").read_text("utf-8"))
+        if facts["kind"] == "lora":
+            return measure_lora(folder, facts["base"], mixed, judge, args)
         pipeline = pipelines.load(folder)
         usual = pipeline.defaults["steps"]
 
@@ -235,6 +242,32 @@ def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
         return {name: round(value, 4) for name, value in found.items() if value is not None}
 
     return measure
+
+
+def measure_lora(
+    folder: Path, base: str, old: list[Question], judge: Judge, args: argparse.Namespace
+) -> dict[str, float]:
+    """How often the thing of training/prepare/new_thing.py is seen where it was asked for, and what was known before,
+    each with the LoRA and, with the same seeds, without it."""
+    beside = folder.resolve().parent / base
+    pipeline = pipelines.load(beside if beside.is_dir() else base)
+    lora = Lora(pipelines.register_folder(folder).id)
+    scenes, new = Scenes(args.data, new_thing.SEED, more=[THING]), []
+    for i in range(len(old)):
+        facts = new_thing.shown(scenes, 1000 + i)  # none of those that it learnt from
+        new.append(Question(scenes.caption(facts, np.random.default_rng([SEED, i])), i, facts, ("object",)))
+    found, on_sheet = {"prompts_new": len(new), "prompts_old": len(old)}, []
+    for ending, given in (("", Given(loras=(lora,))), ("_without", Given())):
+        seen = []
+        for question in told([*new, *old], f"pictures{ending}"):
+            picture, _ = pipeline.draw(question.prompt, seed=question.seed, given=given)
+            seen.append(Seen(question, picture, judge.answers(pixels([picture]))[0]))
+        found[f"new_thing_right{ending}"] = share(one.right("object") for one in seen[: len(new)])
+        found |= {name: value for name, value in figures(seen[len(new) :], ending).items() if "style" not in name}
+        on_sheet += seen[:30] + seen[len(new) : len(new) + 20]
+    if args.sheet:
+        sheet(on_sheet).save(args.sheet)
+    return {name: round(value, 4) for name, value in found.items() if value is not None}
 
 
 def told(values: list, what: str) -> Iterable:
