@@ -198,15 +198,35 @@ def lines(text: str, side: int, width: float) -> Image.Image:
     fine = 4  # subpixels
     scale, pen = side * fine / CANVAS, width * side * fine / CANVAS
     image = Image.new("L", (side * fine, side * fine))
-    draw = ImageDraw.Draw(image)
-    for stroke in decode(text[2:]):
-        points = [(x * scale, y * scale) for x, y in stroke]
-        draw.line(points, fill=255, width=round(pen), joint="curve")
-        for x, y in points:
-            draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
+    _draw(image, decode(text[2:]), scale, pen, 255)
     if not image.getbbox():
         raise Problem("empty_drawing")
     return image.resize((side, side), Image.Resampling.BOX)
+
+
+def painted(text: str, paper: Image.Image, pen: float, rubber: float) -> Image.Image:
+    """White lines and black ones on a square picture in the order of the text: "s:..." and "e:..." (the rubber), joined
+    by commas; "" is none. -> RGB, its size; widths in canvas units, edges hard. Raises Problem: "bad_drawing".
+    """
+    if not isinstance(text, str) or len(text) > 2 * MAX_TEXT:
+        raise _bad()
+    image, scale = paper.convert("RGB"), paper.width / CANVAS
+    for part in filter(None, text.split(",")):
+        if part[:2] not in ("s:", "e:"):
+            raise _bad()
+        width, fill = (pen, "white") if part.startswith("s") else (rubber, "black")
+        _draw(image, decode(part[2:]), scale, max(1, round(width * scale)), fill)
+    return image
+
+
+def _draw(image: Image.Image, strokes: Strokes, scale: float, pen: float, fill: int | str) -> None:
+    """Canvas units times `scale` are pixels; the pen's width is in pixels."""
+    draw = ImageDraw.Draw(image)
+    for stroke in strokes:
+        points = [(x * scale, y * scale) for x, y in stroke]
+        draw.line(points, fill=fill, width=round(pen), joint="curve")
+        for x, y in points if pen > 1 or len(points) == 1 else ():  # round ends; a line of one pixel has none
+            draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=fill)
 
 
 def _bounds(strokes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from apps import text_change, text_compare, text_elsewhere, text_inside, text_paths
+from apps import text_change, text_compare, text_control, text_elsewhere, text_inside, text_paths
 from apps import text_pictures as compute
 from apps.i18n import say, t
 from apps.links import Choice, Param, Tab, Text
@@ -40,7 +40,7 @@ from pipelines import registry
 from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, SAMPLERS, STEPS
 
 STEM = "text_to_image"
-SECTIONS = ["picture", "grid", "compare", "change", "steps", "words", "noise", "paths", "how"]
+SECTIONS = ["picture", "grid", "compare", "change", "control", "steps", "words", "noise", "paths", "how"]
 FIRST, PROMPT, SEED = "emoji-sd", "frog with melon hat", 5
 CHIPS = 5  # example prompts, text.chips.n
 
@@ -101,6 +101,7 @@ def build(load: Callable) -> Tab:
                     grid_line = gr.HTML(min_height=30)
 
                 begun = text_change.lay_out(load, sections, inputs)
+                guided = text_control.lay_out(load, sections, inputs)
                 compared = text_compare.lay_out(load, sections, inputs)
                 inside = text_inside.lay_out(load, sections, inputs)
                 beside = text_paths.lay_out(load, sections, inputs)
@@ -228,6 +229,7 @@ def build(load: Callable) -> Tab:
         Param("y", y, Choice(lambda: [NOTHING, *AXES]), "guidance"),
         Param("ys", ys, Text(lambda text: None), VALUES["guidance"]),
         *begun,
+        *guided,
         *compared,
         *inside,
         *beside,

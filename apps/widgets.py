@@ -357,14 +357,18 @@ class Examples(gr.HTML):
 
 class Sketch(gr.HTML):
     """A square for strokes: white on black or, with `veil`, over the picture that an event puts there with
-    `gr.update(background=data URL)`. `width` of the pen: thousandths of the square. Value: "" or "s:" and strokes as
-    apps/drawing.py writes them."""
+    `gr.update(background=data URL)`. `width` of the pen and of the `rubber`, 0 if there is none: thousandths of the
+    square. Value: "" or "s:" and strokes, with a rubber what drawing.painted reads."""
 
-    def __init__(self, value: str = "", veil: bool = False, width: int = 16, background: str = "", **kwargs):
+    def __init__(
+        self, value: str = "", veil: bool = False, width: int = 16, rubber: int = 0, background: str = "", **kwargs
+    ):
+        rub = '<button type="button" data-rub aria-pressed="false">${trugbild.words.rub}</button>' if rubber else ""
         super().__init__(
             value,
-            html_template=f'<div class="sketch" data-veil="{int(veil)}" data-width="{width}"><div class="pad"><canvas>'
-            '</canvas><div class="hint">${trugbild.words.draw_here}</div></div><div class="uses">'
+            html_template=f'<div class="sketch" data-veil="{int(veil)}" data-width="{width}" data-rubber="{rubber}">'
+            '<div class="pad"><canvas></canvas><div class="hint">${trugbild.words.draw_here}</div></div>'
+            f'<div class="uses">{rub}'
             '<button type="button" data-undo>${trugbild.words.undo}</button>'
             '<button type="button" data-clear>${trugbild.words.clear}</button></div></div>',
             js_on_load="trugbild.sketch(element, props, trigger, watch)",

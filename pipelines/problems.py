@@ -79,6 +79,8 @@ SENTENCES = {
     "not_multiple": "{name} is {value}; it must be a multiple of {multiple}.",
     "cannot_be_given": "{model} cannot be given that together ({what}); pick another model or leave something out.",
     "empty_mask": "Nothing is marked to be drawn anew; brush over a place first.",
+    "no_controlnet": "No ControlNet goes with {model} here; pick one of these models: {models}.",
+    "not_followed": "No ControlNet of {model} follows that ({name}); pick another condition, edges for example.",
     "guide_never": "The control begins at {begin} and ends at {end}, so it never counts; let it end later.",
     "no_step_left": "Of {steps} steps none is left at strength {strength}; take more steps or a higher strength.",
     "no_negative_prompt": "{model} knows no negative prompt; empty that field or pick another model.",

@@ -66,9 +66,15 @@ class Model:
     path: Path | None = None  # where the files lie, unless on the hub
     repo_type: str = "model"  # on the hub; or "space"
     base: str = ""  # id of the model that it goes with, or was made from
+    conditions: tuple[str, ...] = ()  # of a ControlNet: names in conditions.py of what it was trained to follow
     # A repository of diffusers on the hub, when `files` is empty; hub.py takes the files that its index names.
     variant: str = ""  # "fp16" where that is smaller
     parts: Mapping[str, str] = field(default_factory=dict)  # folder -> id of the model instead of it
+
+    @property
+    def fits(self) -> str:
+        """What the `base` of a net says that goes with this model."""
+        return (self.base or self.id).removeprefix("local/")
 
     @property
     def card_url(self) -> str | None:
@@ -126,8 +132,25 @@ def _hub(
     return Model(id, "text_to_image", kind, source, *licence, year, revision, **more)
 
 
-def _control(id: str, source: str, licence: tuple[str, str], year: int, revision: str, base: str, memory_gb: float):
-    more = {"memory_mb": int(1000 * memory_gb), "base": base, "variant": "fp16"}
+def _companion(id: str, kind: str, base: str, *conditions: str) -> tuple[Model, ...]:
+    """One of ours that goes with another of ours; () as long as it is not bundled."""
+    more = {"files": {LORA: None}} if kind == "lora" else {}
+    more |= {"memory_mb": 200, "base": base, "conditions": conditions}
+    model = _bundled(id, CC_BY_4, "text_to_image", kind, **more)
+    return (model,) if model.path.is_dir() else ()
+
+
+def _control(
+    id: str,
+    source: str,
+    licence: tuple[str, str],
+    year: int,
+    revision: str,
+    base: str,
+    memory_gb: float,
+    *conditions: str,
+) -> Model:
+    more = {"memory_mb": int(1000 * memory_gb), "base": base, "conditions": conditions, "variant": "fp16"}
     return Model(id, "text_to_image", "controlnet", source, *licence, year, revision, **more)
 
 
@@ -142,6 +165,7 @@ def _cyclegan(id: str, **files: str) -> Model:
 INDEX = "model_index.json"  # of a pipeline of diffusers: the class of each of its parts
 ASK = ""  # instead of a sha256 that is not known here: the file stays closed until the person gives one, see checksums
 WEIGHTS, TAEF2 = "diffusion_pytorch_model.safetensors", "taef2.safetensors"
+LORA = "pytorch_lora_weights.safetensors"
 # fmt: off
 MODELS = (
     _bundled("vae-digits-2d", CC_BY_SA_3),
@@ -220,15 +244,17 @@ MODELS = (
     _hub("flux2-klein-4b", "black-forest-labs/FLUX.2-klein-4B", "flow", APACHE, 2026,
          "e7b7dc27f91deacad38e78976d1f2b499d76a294", 18, 4, 1.0, 1024),
     _control("sd15-canny", "lllyasviel/control_v11p_sd15_canny", OPENRAIL, 2023,
-             "115a470d547982438f70198e353a921996e2e819", "sd15", 1.2),
+             "115a470d547982438f70198e353a921996e2e819", "sd15", 1.2, "canny"),
     _control("sd15-depth", "lllyasviel/control_v11f1p_sd15_depth", OPENRAIL, 2023,
-             "539f99181d33db39cf1af2e517cd8056785f0a87", "sd15", 1.2),
+             "539f99181d33db39cf1af2e517cd8056785f0a87", "sd15", 1.2, "depth"),
     _control("sd15-pose", "lllyasviel/control_v11p_sd15_openpose", OPENRAIL, 2023,
-             "9ae9f970358db89e211b87c915f9535c6686d5ba", "sd15", 1.2),
+             "9ae9f970358db89e211b87c915f9535c6686d5ba", "sd15", 1.2, "pose"),
     _control("sd15-soft-edge", "lllyasviel/control_v11p_sd15_softedge", OPENRAIL, 2023,
-             "b5bcad0c48e9b12f091968cf5eadbb89402d6bc9", "sd15", 1.2),
+             "b5bcad0c48e9b12f091968cf5eadbb89402d6bc9", "sd15", 1.2, "soft_edge"),
     _control("sdxl-union", "xinsir/controlnet-union-sdxl-1.0", APACHE, 2024,
-             "801a4a3fa3d4c936f4feea95b98607bc6726f80c", "sdxl", 3),
+             "801a4a3fa3d4c936f4feea95b98607bc6726f80c", "sdxl", 3, "canny", "scribble", "drawing", "line_art_plain",
+             "soft_edge", "line_art", "pose", "depth", "normal", "segmentation"),
+    *_companion("emoji-sd-canny", "controlnet", "emoji-sd", "canny"),
 )
 # Nets that work for a tab but are none of its models: recipes may name them, no picker shows them.
 # The authors' own file lies on GitHub, release v0.2.5.0; on the hub it is part of other people's Spaces.
@@ -286,6 +312,11 @@ def get(id: str) -> Model:
     raise Problem("unknown_model", model=id)
 
 
+def companions(model: Model, kind: str) -> list[Model]:
+    """The nets of that kind, one of COMPANIONS, that go with a model."""
+    return [net for net in models(model.tab, kind) if net.base == model.fits]
+
+
 def checksums(model: Model) -> Mapping[str, str | None]:
     """The sha256 of each file. What is not known here comes from TRUGBILD_SHA256_<ID>, or Problem checksum_unknown.
 
@@ -313,9 +344,9 @@ def register_folder(path: str | Path) -> Model:
     except OSError:
         raise Problem("folder_missing", folder=path.name) from None
     weights = {name: None for name in _weights(path) if name.endswith(".safetensors")}
-    licence, year, defaults, base = "", None, {}, ""
+    licence, year, defaults, base, conditions = "", None, {}, "", ()
     if "training.json" in names:
-        tab, kind, licence, year, defaults, base = _training(path)
+        tab, kind, licence, year, defaults, base, conditions = _training(path)
         if kind in HELPERS:
             raise Problem("folder_helper", folder=path.name)
     elif names >= TAEF2_FILES.keys():
@@ -335,8 +366,9 @@ def register_folder(path: str | Path) -> Model:
         names = (f"local/{path.name}{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
         id = known.get(path) or next(id for id in names if id not in _own)
         model = Model(
-            id, tab, kind, "folder", licence, "", year, None, False, memory_mb, defaults, weights, path, base=base
-        )
+            id, tab, kind, "folder", licence, "", year, None, False, memory_mb, defaults, weights, path, base=base,
+            conditions=conditions,
+        )  # fmt: skip
         _own[id] = model
     return model
 
@@ -390,11 +422,11 @@ def _json(file: Path, folder: str, name: str) -> dict:
     return value
 
 
-def _training(path: Path) -> tuple[str, str, str, int | None, dict, str]:
+def _training(path: Path) -> tuple[str, str, str, int | None, dict, str, tuple[str, ...]]:
     facts = _json(path / "training.json", path.name, "training.json")
     tab, kind = facts.get("tab"), facts.get("kind")
     licence, year, defaults = facts.get("licence", ""), facts.get("year"), facts.get("defaults", {})
-    base = facts.get("base", "")
+    base, condition = facts.get("base", ""), facts.get("condition", "")
     for name, good in {
         "tab": tab in TABS,
         "kind": isinstance(kind, str) and kind.isidentifier(),
@@ -402,10 +434,11 @@ def _training(path: Path) -> tuple[str, str, str, int | None, dict, str]:
         "year": year is None or isinstance(year, int),
         "defaults": isinstance(defaults, dict),
         "base": isinstance(base, str) and bool(base) == (kind in COMPANIONS),
+        "condition": isinstance(condition, str),
     }.items():
         if not good:
             raise Problem("folder_broken", folder=path.name, field=name)
-    return tab, kind, licence, year, defaults, base
+    return tab, kind, licence, year, defaults, base, (condition,) if condition else ()
 
 
 def class_name(path: Path, file: str = "config.json") -> str | None:

@@ -76,7 +76,7 @@ class TextToImagePipeline(DiffusionPipeline):
         self.plan = plan or Plan(pipe.device.type)  # how it was loaded
         self.tiny = self._tiny()
         self.samplers = tuple(self.family.samplers)
-        self.base = (model.base or model.id).removeprefix("local/")  # what nets that go with it say they fit
+        self.base = model.fits
         self._lock, self._changed = threading.Lock(), {}  # the last LoRAs: the family with them
         usual = {"steps": 20, "guidance": 4.0, "size": self.family.side, "sampler": self.samplers[0]}
         self.defaults = {**usual, **model.defaults}

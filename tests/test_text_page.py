@@ -2,13 +2,18 @@
 
 import base64
 import re
+from types import SimpleNamespace
 
 import pytest
+from conftest import models_apart
+from diffusers import DiffusionPipeline
 from playwright.sync_api import expect
-from visiting import NARROW, says
+from served import served
+from visiting import NARROW, WIDE, Visit, changes, middle, says
 
 from apps import i18n
-from pipelines import recipe
+from pipelines import recipe, registry
+from tests import companions
 
 DRAWN = "#drawn figure:has(a.save) img"
 
@@ -106,6 +111,49 @@ def test_sections_open_from_a_link(en, section, at, model):
         page.locator("#film input[type=range]").fill("3")  # the fourth
         says(page, step="4")
         expect(shown).not_to_have_attribute("src", before)
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory):
+    """The app with a ControlNet for the bundled model, which knows nothing."""
+    folder = tmp_path_factory.mktemp("models") / "edges"
+    with models_apart():
+        plain = DiffusionPipeline.from_pretrained(registry.get("emoji-sd").path)
+        companions.controlnet(folder, plain, "emoji-sd", condition="canny")
+    with served("--tabs", "text_to_image", "--model", folder) as (url, _):
+        yield SimpleNamespace(url=url)
+
+
+def test_what_is_drawn_and_rubbed_out_by_hand_is_followed(guided, browser):
+    context = browser.new_context(viewport=WIDE, locale="en-GB")
+    visit = Visit(guided, context)
+    page = visit.open("tab=text_to_image&section=control&steps=2")
+    changes(page, "#controlled", None)
+
+    def stroke(*places):
+        old = page.locator("#controlled img").nth(1).get_attribute("src")
+        page.mouse.move(*middle(page, "#outline canvas", *places[0]))
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*middle(page, "#outline canvas", *place))
+        page.mouse.up()
+        page.wait_for_function("old => document.querySelectorAll('#controlled img')[1]?.src !== old", arg=old)
+
+    stroke((0.1, 0.1), (0.5, 0.12), (0.9, 0.1))
+    drawn_too = visit.query()["guide_lines"]
+    assert drawn_too.startswith("s:") and "," not in drawn_too
+    page.get_by_role("button", name=i18n.say("shell.rub", "en"), exact=True).click()
+    stroke((0.1, 0.1), (0.9, 0.1))
+    says(page, guide_lines=visit.query()["guide_lines"])
+    assert visit.query()["guide_lines"].startswith(f"{drawn_too},e:")
+
+    page.get_by_label(i18n.say("style.sample.cat", "en")).filter(visible=True).click()  # lines go with their picture
+    says(page, guide_source="cat", guide_lines="")
+    page.get_by_label(i18n.say("text.model", "en")).filter(visible=True).first.click()
+    page.get_by_role("option", name=i18n.say("models.emoji-flux", "en")).click()
+    expect(page.locator("#controlled .warning")).to_contain_text("emoji-sd")
+    context.close()
+    assert visit.wrong == []
 
 
 def test_two_paths(en):

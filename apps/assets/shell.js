@@ -380,20 +380,28 @@ Object.assign(window.trugbild, (() => {
     return () => stroke !== null;
   }
 
-  // Lines, white on black, or a veil over the places of a picture that are marked. Value: "" or "s:" and the strokes.
+  // Lines, white on black, or a veil over the places of a picture that are marked. Value: "" or "s:" and the strokes; what
+  // a rubber has done in between is "e:" and its strokes, after a comma.
   function sketch(element, props, trigger, watch) {
-    const veil = $(".sketch", element).dataset.veil === "1", picture = new Image();
+    const {veil, width, rubber} = $(".sketch", element).dataset, picture = new Image(), rub = $("[data-rub]", element);
     let strokes = [];
+    const layers = () => strokes.reduce((all, stroke) => {  // of strokes by the same tool, one after the other
+      if (all.length && all.at(-1)[0].rubs === stroke.rubs) all.at(-1).push(stroke); else all.push([stroke]);
+      return all;
+    }, []);
     const pad = canvas(element, (c) => {
       c.fillStyle = "#000"; c.fillRect(0, 0, 1000, 1000);
       if (picture.complete && picture.naturalWidth) c.drawImage(picture, 0, 0, 1000, 1000);
-      ink(c, strokes, veil ? "#ff2d78a8" : "#fff", Number($(".sketch", element).dataset.width));
+      for (const layer of layers())
+        ink(c, layer, layer[0].rubs ? "#000" : veil === "1" ? "#ff2d78a8" : "#fff", Number(layer[0].rubs ? rubber : width));
       $(".hint", element).hidden = strokes.length > 0;
     });
-    const code = () => strokes.length ? "s:" + encode(strokes) : "";
+    const code = () => layers().map((layer) => (layer[0].rubs ? "e:" : "s:") + encode(layer)).join(",");
     const set = () => { props.value = code(); pad.repaint(); trigger("input"); };
-    const busy = pen(pad, () => strokes, set);
+    const begun = {push: (stroke) => strokes.push(Object.assign(stroke, {rubs: rub?.ariaPressed === "true"}))};
+    const busy = pen(pad, () => begun, set);
     element.addEventListener("click", (event) => {
+      if (event.target.closest("[data-rub]")) { rub.ariaPressed = String(rub.ariaPressed !== "true"); return; }
       if (event.target.closest("[data-undo]")) strokes.pop();
       else if (event.target.closest("[data-clear]")) strokes = [];
       else return;
@@ -401,10 +409,14 @@ Object.assign(window.trugbild, (() => {
     });
     function load() {
       if (busy() || (props.value || "") === code()) return;
-      strokes = props.value ? decode(props.value.slice(2)) : [];
+      strokes = (props.value || "").split(",").filter(Boolean).flatMap((layer) =>
+        decode(layer.slice(2)).map((stroke) => Object.assign(stroke, {rubs: layer.startsWith("e:")})));
       pad.repaint();
     }
-    function paper() { if ((props.background || "") !== picture.src) picture.src = props.background || ""; }
+    function paper() {
+      if (props.background) picture.src = props.background; else picture.removeAttribute("src");
+      pad.repaint();
+    }
     picture.onload = pad.repaint;
     watch("value", load); watch("background", paper);
     load(); paper();
