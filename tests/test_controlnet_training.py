@@ -94,6 +94,18 @@ def test_goes_on_bit_for_bit(where, tmp_path):
         assert all(torch.equal(value, cut[part][key]) for key, value in whole[part].items())
 
 
+def test_goes_on_from_one_for_an_earlier_model(where, tmp_path):
+    train(where, tmp_path / "first")
+    train(where, tmp_path / "more", "--from", tmp_path / "first", "--lr", 0)
+    first, more = (tmp_path / name for name in ("first", "more"))
+    name = "diffusion_pytorch_model.safetensors"
+    assert (first / name).read_bytes() == (more / name).read_bytes()
+    seen = [json.loads((it / "training.json").read_text())["figures"]["scenes seen"] for it in (first, more)]
+    assert seen[1] == 2 * seen[0]
+    with pytest.raises(common.TrainingError, match="holds no ControlNetModel"):
+        train(where, tmp_path / "x", "--from", where / "tiny-flux")
+
+
 def test_edges_are_those_of_the_scene(where):
     config = controlnet.Config(data=str(where / "emoji"), out="x", latents=where / "latents", scenes=24)
     pipe, *_ = lora.load(str(where / "tiny-sd"), "fp32")

@@ -28,7 +28,7 @@ from training.latents import HELD_OUT_SEED, Latents
 from training.latents import digest as digest_of
 from training.lora import Same, fingerprint, load
 from training.scenes import SIZE, Scenes
-from training.text_to_image import captions, spread
+from training.text_to_image import begin, captions, seen_before, spread
 
 THRESHOLDS = 100, 200  # of cv2.Canny; those that pipelines/conditions.py draws with
 SHOWN = 16  # held-out scenes that are drawn for the sheet and the figures
@@ -40,6 +40,7 @@ class Config(common.Config):
     """Defaults are those of the bundled model."""
 
     model: str = option("emoji-sd", "folder of a StableDiffusionPipeline, or an id that the app knows")
+    from_: str = option("", "folder of a ControlNet of this script that it begins as, learnt for an earlier MODEL")
     latents: Path = option(Path(), "folder that training.latents wrote; without it scenes are encoded each time")
     scenes: int = option(20_000, "how many scenes; their edges are kept in memory, 2 kB each")
     steps: int = option(8_000, "updates in all")
@@ -187,6 +188,8 @@ def main(config: Config) -> None:
         part.requires_grad_(False).to(run.device)
 
     net = ControlNetModel.from_unet(pipe.unet).requires_grad_(True).to(run.device)
+    begin(net, config.from_)
+    before = seen_before(config)
     ema = common.EMA(net)
     optimizer = torch.optim.AdamW(net.parameters(), config.lr, weight_decay=0.01, fused=True)
     run.track(same=Same(weights=fingerprint(pipe.unet)), net=net, ema=ema, optimizer=optimizer)
@@ -208,7 +211,7 @@ def main(config: Config) -> None:
             with run.autocast():
                 sheet, figures = shown(ema.module)
             run.picture("edges", common.grid(sheet, SHOWN))
-            figures["scenes seen"] = (step + 1) * config.batch_size
+            figures["scenes seen"] = before + (step + 1) * config.batch_size
             run.save(ema.module, describe(config, folder.name, figures, known["licence"], known["data"]))
 
 

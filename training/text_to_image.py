@@ -178,14 +178,15 @@ def t5(config: Config, tokenizer) -> T5EncoderModel:
     )  # fmt: skip
 
 
-def begin(part: torch.nn.Module, folder: str, name: str) -> None:
-    """Fills it with the weights of that part of a folder, if one is given. Raises TrainingError."""
+def begin(part: torch.nn.Module, folder: str, name: str = "") -> None:
+    """Fills it with the weights of that part of a folder, or all of it, if one is given. Raises TrainingError."""
     if not folder:
         return
     try:
         part.load_state_dict(type(part).from_pretrained(Path(folder) / name, torch_dtype=torch.float32).state_dict())
     except (OSError, ValueError, RuntimeError) as error:
-        raise TrainingError(f"{Path(folder).name} holds no {name} of these widths and tokens.") from error
+        what = name or type(part).__name__
+        raise TrainingError(f"{Path(folder).name} holds no {what} of these widths and tokens.") from error
 
 
 def tokenizer(config: Config, texts: list[str], name: str):
@@ -201,7 +202,7 @@ def tokenizer(config: Config, texts: list[str], name: str):
         raise TrainingError(f"{Path(config.from_).name} holds no {name}.") from error
 
 
-def seen_before(config: Config) -> int:
+def seen_before(config: common.Config) -> int:
     """How many scenes the model had seen that this one begins as."""
     if not config.from_:
         return 0
