@@ -51,23 +51,21 @@ PEN = 110  # width of the brush, in canvas units
 
 
 def change(
-    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, picture, source, way, to, strength, mask,
-    side, factor, upscaler, lang, on_step=None,
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, picture, source, way,
+    to, strength, mask, side, factor, upscaler, lang, on_step=None,
 ) -> Result:  # fmt: skip
     """A picture, and what becomes of it: varied, painted over, extended, changed by instruction or enlarged."""
-    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
     choice("source", source, SOURCES), choice("way", way, WAYS)
-    pipeline, to = load(asked.model), prompt_text("to", to)
+    to = prompt_text("to", to)
     image = asked.draw(load)[0] if source == DRAWN and not picture else chosen(picture, source)
     if way == "enlarge":
         before, after = enlarged(image, factor, upscaler, on_step)
         recipe = Recipe.make(STEM, asked.model, registry.revision(known(asked.model)), "change", {}, asked.seed)
     else:
-        what = given(pipeline.defaults["size"], image, way, strength, mask, side)
+        what = given(load(asked.model).defaults["size"], image, way, strength, mask, side)
         report = on_step and (lambda i, n, preview: on_step(i, n, preview and [Figure(jpeg(small(preview)), "")]))
-        settings = asked._replace(prompt=to)._asdict()
-        del settings["model"]
-        after, recipe = pipeline.draw(**settings, given=what, on_step=report)
+        after, recipe = asked._replace(prompt=to).draw(load, report, given=what)
         before = image if way == "beyond" else ImageOps.fit(image.convert("RGB"), after.size, Image.Resampling.LANCZOS)
     inputs = {"source": OWN if picture else source, "way": way, "to": to, "strength": strength, "mask": mask}
     inputs |= {"side": side, "factor": factor, "upscaler": upscaler}
@@ -150,10 +148,11 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
     asked = [*inputs.values(), own, source, way, to, strength, mask, side, factor, upscaler]
 
     def changed(
-        model, prompt, negative_prompt, seed, steps, guidance, sampler, own, source, way, to, strength, mask, side,
-        factor, upscaler, lang,
+        model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, own, source, way, to,
+        strength, mask, side, factor, upscaler, lang,
     ):  # fmt: skip
-        settings = model, prompt, negative_prompt, seed, steps, guidance, sampler, own if source == OWN else None
+        own = own if source == OWN else None
+        settings = model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, own
         work = functools.partial(
             change, load, *settings, source, way, to, strength, mask, side, factor, upscaler, lang=lang
         )

@@ -119,13 +119,12 @@ class Control(NamedTuple):
 
     def draw(self, load, asked: Asked, on: Image.Image, lang: str, on_step=None) -> Result:
         """-> what was followed, what was drawn; `on` is the paper."""
-        net, image, pipeline = net_for(asked.model, self.condition), self.painted(on), load(asked.model)
+        net, image = net_for(asked.model, self.condition), self.painted(on)
         mode = self.condition if len(net.conditions) > 1 else ""
         guide = Guide(net.id, image, self.guide_strength, self.guide_begin, self.guide_end, mode)
-        settings = asked._asdict() | {"prompt": self.guide_prompt.strip() or asked.prompt}
-        del settings["model"]
+        one = asked._replace(prompt=self.guide_prompt.strip() or asked.prompt)
         report = on_step and (lambda i, n, preview: on_step(i, n, preview and [Figure(jpeg(small(preview)), "")]))
-        picture, recipe = pipeline.draw(**settings, given=Given(guide=guide), on_step=report)
+        picture, recipe = one.draw(load, report, given=Given(guide=guide))
         return self.shown(asked, image, picture, recipe, net, lang)
 
     def shown(self, asked: Asked, image: Image.Image, picture: Image.Image, recipe, net, lang: str) -> Result:
@@ -140,12 +139,12 @@ class Control(NamedTuple):
 
 
 def control(
-    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, picture, guide_source, condition, guide_lines,
-    guide_prompt, guide_strength, guide_begin, guide_end, lang, on_step=None,
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, picture, guide_source,
+    condition, guide_lines, guide_prompt, guide_strength, guide_begin, guide_end, lang, on_step=None,
 ) -> Result:  # fmt: skip
     """What a ControlNet is shown (lines drawn by hand, or a condition of a picture with lines over it), and what the
     model draws along it."""
-    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
     source = OWN if picture else guide_source
     wanted = Control.of(source, condition, guide_lines, guide_prompt, guide_strength, guide_begin, guide_end)
     net_for(asked.model, condition)
@@ -216,10 +215,10 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
     asked = [*inputs.values(), own, *wanted]
 
     def controlled(
-        model, prompt, negative_prompt, seed, steps, guidance, sampler, own, source, condition, lines, to, strength,
-        begin, end, lang,
+        model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, own, source, condition,
+        lines, to, strength, begin, end, lang,
     ):  # fmt: skip
-        one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+        one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
         what = Control.of(source, condition, lines, to, strength, begin, end)
         yield gr.skip(), status(lang), gr.skip(), Dropdown(choices=condition_choices(model, lang))
         on = paper(load, one, own if source == OWN else None, source, condition, load(model).defaults["size"])

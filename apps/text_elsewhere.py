@@ -1,6 +1,7 @@
 """Text of A1111 and Forge: what it says about a picture goes into the tab's inputs, and a note names the rest."""
 
 import html
+from dataclasses import replace
 from typing import NamedTuple
 
 import gradio as gr
@@ -33,10 +34,18 @@ def take(text: str, model: str, lang: str) -> Taken:
     if found.prompt or found.negative_prompt:
         values |= {"prompt": found.prompt, "negative_prompt": found.negative_prompt}
     values |= {name: getattr(found, name) for name in ("seed", "steps", "guidance") if getattr(found, name) is not None}
+    if loras := [lora for lora in found.loras if lora.name in called_here(entry)]:
+        values |= {"lora": called_here(entry)[loras[0].name], "lora_weight": loras[0].weight}
     names = sampler_names(entry)
     if found.sampler in names:
         values["sampler"] = "" if found.sampler == names[0] else found.sampler
-    return Taken(values, note(found, values, entry, lang))
+    taken = replace(found, loras=tuple(lora for lora in found.loras if lora not in loras[:1]))
+    return Taken(values, note(taken, values, entry, lang))
+
+
+def called_here(model: registry.Model) -> dict[str, str]:
+    """Name as other programs have it, without a folder -> id, of the LoRAs that go with a model."""
+    return {lora.id.rpartition("/")[2]: lora.id for lora in registry.companions(model, "lora")}
 
 
 def note(found: Parameters, values: dict, entry: registry.Model, lang: str) -> str:

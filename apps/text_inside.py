@@ -73,8 +73,8 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
 
     asked = list(inputs.values())
 
-    def all_steps(model, prompt, negative_prompt, seed, steps, guidance, sampler, lang):
-        one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    def all_steps(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, lang):
+        one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
         walk = None
 
         def walked(found):
@@ -90,8 +90,8 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
         for shown, told in live(lambda on_step: walk.guidance(walk.frames, on_step), lang, guided, patience=0.1):
             yield told, shown
 
-    def all_words(model, prompt, negative_prompt, seed, steps, guidance, sampler, lang):
-        one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    def all_words(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, lang):
+        one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
         made, tokens, found = compute.looked(load, one)
         shares = [
             (say(f"text.inside.words.to_{name}", lang), f"{decimal(100 * found.shares[name], lang, 1)} %")
@@ -104,8 +104,10 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
             + figures(compute.word_figures(made, found, one, lang), lang, least=130)
         )
 
-    def at_time(model, prompt, negative_prompt, seed, steps, guidance, sampler, own, photo, time, lang):
-        one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    def at_time(
+        model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, own, photo, time, lang
+    ):
+        one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
         made, course = compute.noised(load, one, own if photo == OWN else None, photo, number("t", time, 0, 1), lang)
         flow = registry.get(model).kind == "flow"
         return figures(made.figures, lang, columns=3) + compute.curves(course, time, flow, lang)

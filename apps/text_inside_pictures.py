@@ -40,11 +40,10 @@ class Walk(NamedTuple):
     @classmethod
     def of(cls, load: Callable, asked: Asked, also: int = 0, on_step: Callable | None = None) -> "Walk":
         """Step `also` is among those that are shown."""
-        settings = asked._asdict()
-        pipeline = load(settings.pop("model"))
+        pipeline = asked.pipeline(load)
         from pipelines import text_inside  # after `load`, which sees to it that one thread alone imports torch
 
-        made = pipeline.trace(**settings)
+        made = pipeline.trace(**asked.words())
         which = {*text_inside.spread(len(made.moments), MOST), *([also - 1] if also else [])}
         return cls(pipeline, asked, made, text_inside.frames(pipeline, made, sorted(which), on_step))
 
@@ -106,11 +105,11 @@ def strip_figure(walk: Walk, lang: str, **inputs) -> Figure:
 
 
 def diffusion_steps(
-    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, step, lang, on_step=None
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, step, lang, on_step=None
 ) -> Result:
     """One step of a picture's making, and all steps as a strip: the latent that goes in, the picture that the net
     expects, the channels of both, the same with the prompt, without it, guided, and the difference."""
-    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
     step = whole("step", step, 1, asked.steps)
     walk = Walk.of(load, asked, step, on_step)
     frame = next(frame for frame in walk.frames if frame.number == step)
@@ -155,11 +154,10 @@ def looks(pictures: list[tuple[Image.Image, str]]) -> list[Figure]:
 
 def looked(load, asked: Asked) -> tuple:
     """-> what was made, the prompt's tokens, its attention: see text_attention."""
-    settings = asked._asdict()
-    pipeline = load(settings.pop("model"))
+    pipeline = asked.pipeline(load)
     from pipelines import text_attention  # after `load`, see Walk.of
 
-    made = pipeline.trace(**settings)
+    made = pipeline.trace(**asked.words())
     return made, text_attention.tokens(pipeline, asked.prompt), text_attention.attention(pipeline, made)
 
 
@@ -178,10 +176,12 @@ def short(text: str) -> str:
     return text if len(text) <= 30 else text[:29] + "…"
 
 
-def attention(load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lang, on_step=None) -> Result:
+def attention(
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, lang, on_step=None
+) -> Result:
     """The picture, and for every word of the prompt where the picture attends to it; the shares of all attention, and
     the numbers of the tokens."""
-    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
     made, tokens, found = looked(load, asked)
     numbers = {f"tokens_{i + 1}": [piece.id for piece in read.pieces] for i, read in enumerate(tokens)}
     numbers |= {f"share_{name}": share for name, share in found.shares.items()}
@@ -221,16 +221,17 @@ def drawn(load: Callable, asked: Asked, revision: str) -> Image.Image:
 
 
 def noise_picture(
-    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, picture, photo, t, lang, on_step=None
-) -> Result:
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, picture, photo, t, lang,
+    on_step=None,
+) -> Result:  # fmt: skip
     """A picture at time t of its way to noise (0 picture, 1 noise), and what the net expects it to have been."""
-    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
     return noised(load, asked, picture, photo, number("t", t, 0, 1), lang)[0]
 
 
 def noised(load, asked: Asked, picture, photo: str, time: float, lang: str) -> tuple[Result, list]:
     """-> result, and (t, level) along the whole way."""
-    pipeline = load(asked.model)
+    pipeline = asked.pipeline(load)
     from pipelines import text_inside  # after `load`, see Walk.of
 
     if photo == DRAWN and not picture:

@@ -63,8 +63,8 @@ def compare(
 
     for i in range(PATHS):
         for kind, first in asked.items():
-            settings = first._replace(seed=(first.seed + i) % 2**32)._asdict()
-            traced = load(settings.pop("model")).trace(**settings, on_step=on_step and count)
+            one = first._replace(seed=(first.seed + i) % 2**32)
+            traced = one.pipeline(load).trace(**one.words(), on_step=on_step and count)
             line = plane(path(traced))
             if i:
                 add(kind, paths=line)

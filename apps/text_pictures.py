@@ -17,7 +17,8 @@ from pipelines import status as availability
 from pipelines.problems import Problem, choice, number, whole
 from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
-from pipelines.text_space import GUIDANCE, SAMPLERS, STEPS, prompt_text
+from pipelines.text_given import Lora
+from pipelines.text_space import GUIDANCE, LORA_WEIGHT, SAMPLERS, STEPS, prompt_text
 
 STEM = "text_to_image"
 NUMBER = (1, 8)  # of pictures at once
@@ -66,6 +67,22 @@ def sampler_choices(model: str) -> list[tuple[str, str]]:
     return [(f"{first} *", ""), *((name, name) for name in others)]
 
 
+def fitting(model: registry.Model, lora: str) -> str:
+    """The id of a LoRA that goes with the model, or "". Raises Problem: unknown_choice, wrong_base."""
+    if lora == "":
+        return lora
+    choice("lora", lora, [one.id for one in registry.models(STEM, "lora")])
+    if (found := registry.get(lora)) not in registry.companions(model, "lora"):
+        raise Problem("wrong_base", name=lora, base=found.base, model=model.id)
+    return lora
+
+
+def lora_choices(model: str, lang: str) -> list[tuple[str, str]]:
+    """As a picker has them: none, then those that go with the model."""
+    names, fit = texts(lang), registry.companions(known(model), "lora")
+    return [(say("text.lora.none", lang), ""), *((names.get(f"models.{one.id}", one.id), one.id) for one in fit)]
+
+
 class Asked(NamedTuple):
     """What is to be drawn: the inputs of the tab as the link has them, checked as far as the model is not needed."""
 
@@ -76,9 +93,12 @@ class Asked(NamedTuple):
     steps: int
     guidance: float
     sampler: str
+    lora: str = ""  # id of a LoRA
+    lora_weight: float = 1.0
 
     @classmethod
-    def of(cls, model, prompt, negative_prompt, seed, steps, guidance, sampler) -> "Asked":
+    def of(cls, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora="", lora_weight=1.0) -> "Asked":
+        """Raises Problem."""
         names = sampler_names(known(model))
         return cls(
             model,
@@ -88,19 +108,31 @@ class Asked(NamedTuple):
             whole("steps", steps, *STEPS),
             number("guidance", guidance, *GUIDANCE),
             choice("sampler", sampler or names[0], names),
+            fitting(known(model), lora),
+            number("lora_weight", lora_weight, *LORA_WEIGHT),
         )
 
     def settings(self) -> dict:
         """As a recipe and the link name them; model and seed have places of their own in a recipe."""
-        return {name: value for name, value in self._asdict().items() if name not in ("model", "seed")}
+        apart = ("model", "seed") if self.lora else ("model", "seed", "lora", "lora_weight")
+        return {name: value for name, value in self._asdict().items() if name not in apart}
 
-    def draw(self, load: Callable, on_step=None) -> tuple[Image.Image, Recipe]:
-        settings = self._asdict()
-        return load(settings.pop("model")).draw(**settings, on_step=on_step)
+    def words(self) -> dict:
+        """What a pipeline is told to draw."""
+        return {name: getattr(self, name) for name in self._fields if name not in ("model", "lora", "lora_weight")}
+
+    def pipeline(self, load: Callable):
+        """The model, with the LoRA in its nets if there is one."""
+        pipeline = load(self.model)
+        return pipeline.changed((Lora(self.lora, self.lora_weight),)) if self.lora else pipeline
+
+    def draw(self, load: Callable, on_step=None, **more) -> tuple[Image.Image, Recipe]:
+        return self.pipeline(load).draw(**self.words(), on_step=on_step, **more)
 
     def made(self, picture: Image.Image, recipe: Recipe, caption: str, section: str, below: str = "", **inputs):
         """A picture that can be saved: with a recipe, which names the inputs as the link does."""
-        recipe = replace(recipe, settings={"section": section, **self.settings(), **inputs})
+        changed_by = {"lora_revision": registry.revision(registry.get(self.lora))} if self.lora else {}
+        recipe = replace(recipe, settings={"section": section, **self.settings(), **changed_by, **inputs})
         return Figure(
             save(picture, recipe),
             caption,
@@ -122,9 +154,11 @@ def small(picture: Image.Image, side: int = SHOWN) -> Image.Image:
 # ---- pictures
 
 
-def draw(load, model, prompt, negative_prompt, seed, steps, guidance, sampler, number, lang, on_step=None) -> Result:
+def draw(
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, number, lang, on_step=None
+) -> Result:
     """Pictures from words: as many as asked for, each with the seed after the one before."""
-    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
     items = []
     for i in range(n := whole("number", number, *NUMBER)):
         one = asked._replace(seed=(asked.seed + i) % 2**32)
@@ -333,16 +367,21 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 3) 
     return "\n".join(lines[:most])
 
 
-def grid(load, model, prompt, negative_prompt, seed, steps, guidance, sampler, x, xs, y, ys, lang) -> Result:
+def grid(
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, x, xs, y, ys, lang
+) -> Result:
     """Pictures over one or two settings: every combination of their values, the other settings as they are."""
-    return crossed(load, model, prompt, negative_prompt, seed, steps, guidance, sampler, x, xs, y, ys, lang)[1]
+    return crossed(
+        load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, x, xs, y, ys, lang
+    )[1]
 
 
 def crossed(
-    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, x, xs, y, ys, lang, on_step=None
-) -> tuple[Grid, Result]:
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, x, xs, y, ys, lang,
+    on_step=None,
+) -> tuple[Grid, Result]:  # fmt: skip
     """The same, one by one: on_step(i, n, Grid so far)."""
-    base = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler)
+    base = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
     across, down = axis(x, xs), [None] if y == NOTHING else axis(y, ys)
     if x == y:
         raise Problem("same_axis", axis=x)

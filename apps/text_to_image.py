@@ -37,7 +37,7 @@ from apps.widgets import (
     stops,
 )
 from pipelines import registry
-from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, SAMPLERS, STEPS
+from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LORA_WEIGHT, SAMPLERS, STEPS
 
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "control", "steps", "words", "noise", "paths", "how"]
@@ -68,8 +68,17 @@ def build(load: Callable) -> Tab:
                 sampler = Dropdown(
                     label=t("text.sampler"), value="", choices=[""], filterable=False, elem_classes="controls"
                 )
+                with gr.Row(visible=False, elem_classes="controls") as with_lora:
+                    lora = Dropdown(
+                        [(t("text.lora.none"), "")],
+                        value="",
+                        label=t("text.lora.label"),
+                        filterable=False,
+                        min_width=150,
+                    )
+                    lora_weight = Slider(*LORA_WEIGHT, 1, step=0.05, label=t("text.lora.weight"), min_width=150)
                 number = Slider(*NUMBER, 1, step=1, label=t("text.number"), elem_classes="controls")
-                settings = [model, prompt, negative, seed, steps, guidance, sampler]
+                settings = [model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight]
                 inputs = dict(zip(compute.Asked._fields, settings, strict=True))
                 elsewhere = text_elsewhere.lay_out(inputs)
                 with gr.Accordion(t("text.words_known"), open=False):
@@ -111,8 +120,8 @@ def build(load: Callable) -> Tab:
 
     # ---- what the page shows of a result
 
-    def drawn(model, prompt, negative, seed, steps, guidance, sampler, number, lang):
-        asked = model, prompt, negative, seed, steps, guidance, sampler, number
+    def drawn(model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, lang):
+        asked = model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number
         work = functools.partial(compute.draw, load, *asked, lang=lang)
         columns = math.ceil(math.sqrt(number)) if isinstance(number, int) and number > 1 else 0
         shown = functools.partial(figures, lang=lang, big=not columns, columns=columns)
@@ -120,8 +129,8 @@ def build(load: Callable) -> Tab:
         for update in live(lambda on_step: work(on_step=on_step), lang, lambda made: shown(made.figures), shown):
             yield *update, said
 
-    def over_settings(model, prompt, negative, seed, steps, guidance, sampler, x, xs, y, ys, lang):
-        asked = model, prompt, negative, seed, steps, guidance, sampler, x, xs, y, ys
+    def over_settings(model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, x, xs, y, ys, lang):
+        asked = model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, x, xs, y, ys
         work = functools.partial(compute.crossed, load, *asked, lang=lang)
 
         def finished(made):
@@ -135,32 +144,32 @@ def build(load: Callable) -> Tab:
         first = compute.first(values, lang)
         return figures(first, lang, big=True) if first else loading_text(lang=lang)
 
-    def meanwhile(model, prompt, negative, seed, steps, guidance, sampler, number, lang):
-        values = dict(
-            zip(compute.Asked._fields, (model, prompt, negative, seed, steps, guidance, sampler), strict=True)
-        )
-        return at_first({**values, "number": number}, lang)
+    def meanwhile(model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, lang):
+        asked = model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight
+        return at_first({**dict(zip(compute.Asked._fields, asked, strict=True)), "number": number}, lang)
 
     def samplers(model, sampler):
         choices = compute.sampler_choices(model)
         return Dropdown(choices=choices, value=sampler if sampler in dict(choices).values() else "")
 
-    def of_model(model, sampler, lang):
-        card = about(model, lang) + compute.safety(model, lang)
-        return samplers(model, sampler), compute.word_list(model, lang), card
+    def of_model(model, sampler, lora, lang):
+        card, choices = about(model, lang) + compute.safety(model, lang), compute.lora_choices(model, lang)
+        picked = Dropdown(choices=choices, value=lora if lora in dict(choices).values() else "")
+        shown = picked, gr.Row(visible=len(choices) > 1)
+        return samplers(model, sampler), *shown, compute.word_list(model, lang), card
 
-    def switch_model(model, sampler, lang):
+    def switch_model(model, sampler, lora, lang):
         own = registry.get(model).defaults
-        return own.get("steps", 20), own.get("guidance", 4.0), *of_model(model, sampler, lang)
+        return own.get("steps", 20), own.get("guidance", 4.0), *of_model(model, sampler, lora, lang)
 
     # ---- events
 
     sections.listen()
     quiet = {**PRIVATE, "show_progress": "hidden"}
-    model.input(handler(switch_model), [model, sampler], [steps, guidance, sampler, vocabulary, card], **quiet).then(
-        **sections.redraw()
-    )
-    follow = {"fn": handler(of_model), "inputs": [model, sampler], "outputs": [sampler, vocabulary, card], **quiet}
+    of = {"inputs": [model, sampler, lora], **quiet}
+    follows = [sampler, lora, with_lora, vocabulary, card]
+    model.input(handler(switch_model), outputs=[steps, guidance, *follows], **of).then(**sections.redraw())
+    follow = {"fn": handler(of_model), "outputs": follows, **of}
     for filled in elsewhere:
         filled.success(**follow).then(**sections.redraw())
     sections.agrees([run.click, prompt.submit, negative.submit], model)
@@ -170,6 +179,8 @@ def build(load: Callable) -> Tab:
             steps.release,
             guidance.release,
             sampler.input,
+            lora.input,
+            lora_weight.release,
             number.release,
         ],
         **sections.redraw(),
@@ -209,7 +220,7 @@ def build(load: Callable) -> Tab:
                 choices=[choice for kind in SAMPLERS for choice in model_choices(STEM, kind, lang)],
                 value=values["model"],
             ),
-            *of_model(values["model"], values["sampler"], lang),
+            *of_model(values["model"], values["sampler"], values["lora"], lang),
             at_first(values, lang),
             f'<div class="uses">{buttons}</div>',
             noted(compute.notes(values["model"], values["prompt"], lang)),
@@ -223,6 +234,8 @@ def build(load: Callable) -> Tab:
         Param("steps", steps, Range(*STEPS, whole=True), 20),
         Param("guidance", guidance, Range(*GUIDANCE), 4),
         Param("sampler", sampler, Choice(lambda: ["", *EVERY_SAMPLER]), ""),
+        Param("lora", lora, Choice(lambda: ["", *(m.id for m in registry.models(STEM, "lora"))]), ""),
+        Param("lora_weight", lora_weight, Range(*LORA_WEIGHT), 1),
         Param("number", number, Range(*NUMBER, whole=True), 1),
         Param("x", x, Choice(lambda: list(AXES)), "steps"),
         Param("xs", xs, Text(lambda text: None), VALUES["steps"]),
@@ -234,8 +247,12 @@ def build(load: Callable) -> Tab:
         *inside,
         *beside,
     ]
-    welcomed = [model, sampler, vocabulary, card, result, chips, note]
-    return Tab(STEM, params, sections.tabs, sections.ticks, welcome, welcomed, lambda values: None)
+
+    def check(values):
+        compute.fitting(registry.get(values["model"]), values["lora"])
+
+    welcomed = [model, *follows, result, chips, note]
+    return Tab(STEM, params, sections.tabs, sections.ticks, welcome, welcomed, check)
 
 
 def noted(sentences: list[str]) -> str:

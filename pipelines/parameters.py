@@ -80,10 +80,10 @@ def parse(text: str) -> Parameters:
     settings, more = _settings(lines)
     prompt, negative = _prompts(lines)
     ours = settings.get("Version", "").startswith("Trugbild")  # there are no marks in our prompts, all is literal
-    loras, marks = ((), ()) if ours else (_loras(prompt), _marks(prompt, negative))
+    loras, marks = (_our_lora(settings), ()) if ours else (_loras(prompt), _marks(prompt, negative))
     sampler, schedule, foreign = _sampler(settings.get("Sampler", ""), settings.get("Schedule type", ""))
     numbers, left_out = _numbers(settings)
-    unknown = [*foreign, *(key for key in settings if key not in _READ | SILENT), *more]
+    unknown = [*foreign, *(key for key in settings if key not in _READ | SILENT | (_OURS if ours else set())), *more]
     return Parameters(
         prompt_text("prompt", prompt if ours else _without_loras(prompt)),
         prompt_text("negative_prompt", negative),
@@ -227,6 +227,7 @@ _NUMBERS = {
     "Size": ("size", _size),
 }
 _READ = {*_NUMBERS, "Sampler", "Schedule type", "Model"}
+_OURS = {"lora", "lora_weight", "lora_revision"}  # settings of a recipe, which is none of those programs' keys
 
 
 def _sampler(name: str, schedule: str) -> tuple[str, str, list[str]]:
@@ -253,6 +254,11 @@ def _loras(prompt: str) -> tuple[Lora, ...]:
     if len(found) > MOST:
         raise Problem("parameters_broken", field="LoRA")
     return tuple(found.values())
+
+
+def _our_lora(settings: dict[str, str]) -> tuple[Lora, ...]:
+    name, weight = settings.get("lora", ""), _float("LoRA", settings.get("lora_weight", "1"))
+    return (Lora(name.rpartition("/")[2], number("LoRA", weight, *WEIGHT)),) if name else ()
 
 
 def _is_lora(tag: re.Match) -> bool:

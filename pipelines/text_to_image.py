@@ -167,6 +167,15 @@ class TextToImagePipeline(DiffusionPipeline):
             raise Problem("wrong_base", name=id, base=model.base, model=self.model.id)
         return model
 
+    def changed(self, loras: tuple[Lora, ...]) -> "TextToImagePipeline":
+        """The same with LoRAs in its nets, also for those who look inside; `given` then names no others.
+
+        Raises Problem: unknown_choice, wrong_base, lora_misfit, cannot_be_given, what hub.fetch raises.
+        """
+        other, family = copy.copy(self), self._with(loras)
+        vars(other).update(family=family, pipe=family.pipe)  # diffusers' __setattr__ wants a config
+        return other
+
     def _with(self, loras: tuple[Lora, ...]) -> Family:
         """The family, its nets changed by LoRAs: copies, since others may be drawing with the nets as they are."""
         if not loras:

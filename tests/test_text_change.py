@@ -28,7 +28,7 @@ def tiny(app, tmp_path_factory):
 
 def asked(model=SD, own=None, source="drawn", way="vary", to=BECOMES, strength=0.7, mask=MASK, side="right", factor="2",
           upscaler="lanczos") -> tuple:  # fmt: skip
-    return model, "frog", "", 3, 3, 3.0, "", own, source, way, to, strength, mask, side, factor, upscaler
+    return model, "frog", "", 3, 3, 3.0, "", "", 1, own, source, way, to, strength, mask, side, factor, upscaler
 
 
 def pixels(file) -> np.ndarray:

@@ -39,7 +39,7 @@ def net(app, tmp_path_factory):
 def asked(model=SD, own=None, guide_source="hand", condition="canny", guide_lines=OUTLINE, guide_prompt="",
           guide_strength=1.0, guide_begin=0.0, guide_end=1.0) -> tuple:  # fmt: skip
     more = guide_source, condition, guide_lines, guide_prompt, guide_strength, guide_begin, guide_end
-    return model, "frog", "", 3, 3, 3.0, "", own, *more
+    return model, "frog", "", 3, 3, 3.0, "", "", 1, own, *more
 
 
 def test_an_outline_is_followed_and_the_picture_is_made_again_pixel_for_pixel(app, clients):
@@ -56,7 +56,7 @@ def test_an_outline_is_followed_and_the_picture_is_made_again_pixel_for_pixel(ap
 
 def test_without_strength_the_lines_do_not_count_and_words_of_its_own_do(clients):
     free, _ = clients["en"].predict(*asked(guide_strength=0), api_name="/control")
-    plain, _ = clients["en"].predict(SD, "frog", "", 3, 3, 3.0, "", 1, api_name="/text_to_image")
+    plain, _ = clients["en"].predict(SD, "frog", "", 3, 3, 3.0, "", "", 1, 1, api_name="/text_to_image")
     assert (pixels(free[1]) == pixels(plain[0])).all()
     other, _ = clients["en"].predict(*asked(guide_strength=0, guide_prompt="owl"), api_name="/control")
     assert (pixels(other[1]) != pixels(free[1])).any()
@@ -126,8 +126,8 @@ def test_which_net_follows_what():
 def test_the_picture_beside_the_net_is_shown_without_drawing(clients, net):
     (_, made), _ = clients["en"].predict(*asked(), api_name="/control")
     (net / "first.png").write_bytes(Path(made).read_bytes())
-    values = dict(zip(Control._fields, asked()[8:], strict=True))
-    one = Asked.of(*asked()[:7])
+    values = dict(zip(Control._fields, asked()[10:], strict=True))
+    one = Asked.of(*asked()[:9])
     before, after = first(one, Control(**values), "en").figures
     assert (np.asarray(Image.open(made)) == pixels_of(after.data)).all() and pixels_of(before.data).any()
     assert first(one, Control(**{**values, "guide_lines": CORNER}), "en") is None

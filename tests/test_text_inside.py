@@ -25,7 +25,7 @@ from tests import tiny_text
 
 KINDS = tuple(tiny_text.KINDS.values())
 PROMPT = "a frog with melon hat, 🐸"
-HOW = (PROMPT, "", 5, 4, 4.0, "")
+HOW = (PROMPT, "", 5, 4, 4.0, "", "", 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pipelines import recipe
 from tests import tiny_text
 
 STEM = "text_to_image"
-HOW = ("frog with melon hat", "", 5, 3, 4, "")
+HOW = ("frog with melon hat", "", 5, 3, 4, "", "", 1.0)
 CALLS = {"diffusion_steps": (2,), "attention": (), "noise_picture": (None, "coffee", 0.4)}
 
 
@@ -67,12 +67,12 @@ def test_what_is_wrong_is_said_in_one_sentence(ask, model, lang):
         ("diffusion_steps", (model, *HOW, 4)),
         ("diffusion_steps", (model, *HOW, nan)),
         ("diffusion_steps", (model, *HOW, None)),
-        ("diffusion_steps", (model, *HOW[:3], 10**6, 4, "", 1)),
+        ("diffusion_steps", (model, *HOW[:3], 10**6, *HOW[4:], 1)),
         ("noise_picture", (model, *HOW, None, "own", 0.5)),
         ("noise_picture", (model, *HOW, None, "nobody", 0.5)),
         ("noise_picture", (model, *HOW, None, "cat", 1.5)),
         ("noise_picture", (model, *HOW, None, "cat", nan)),
-        ("noise_picture", (model, *HOW[:4], nan, "", None, "drawn", 0.5)),
+        ("noise_picture", (model, *HOW[:4], nan, *HOW[5:], None, "drawn", 0.5)),
     ):
         kind, sentence = ask(task, *values, lang=lang)
         assert kind == "error" and sentence.count(".") >= 1 and len(sentence) < 300, (task, sentence)

@@ -114,20 +114,34 @@ def test_sections_open_from_a_link(en, section, at, model):
 
 
 @pytest.fixture(scope="module")
-def guided(tmp_path_factory):
-    """The app with a ControlNet for the bundled model, which knows nothing."""
-    folder = tmp_path_factory.mktemp("models") / "edges"
+def more(tmp_path_factory):
+    """The app with a ControlNet and a LoRA for the bundled model, which know nothing."""
+    folders = [tmp_path_factory.mktemp("models") / name for name in ("edges", "melons")]
     with models_apart():
         plain = DiffusionPipeline.from_pretrained(registry.get("emoji-sd").path)
-        companions.controlnet(folder, plain, "emoji-sd", condition="canny")
-    with served("--tabs", "text_to_image", "--model", folder) as (url, _):
+        companions.controlnet(folders[0], plain, "emoji-sd", condition="canny")
+        companions.lora(folders[1], plain, "unet", "emoji-sd")
+    models = [part for folder in folders for part in ("--model", folder)]
+    with served("--tabs", "text_to_image", *models) as (url, _):
         yield SimpleNamespace(url=url)
 
 
-def test_what_is_drawn_and_rubbed_out_by_hand_is_followed(guided, browser):
+@pytest.fixture
+def with_more(more, browser):
     context = browser.new_context(viewport=WIDE, locale="en-GB")
-    visit = Visit(guided, context)
-    page = visit.open("tab=text_to_image&section=control&steps=2")
+    visit = Visit(more, context)
+    yield visit
+    context.close()
+    assert visit.wrong == []
+
+
+def choose(page, label: str, option: str):
+    page.get_by_label(i18n.say(label, "en"), exact=True).filter(visible=True).first.click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_what_is_drawn_and_rubbed_out_by_hand_is_followed(with_more):
+    page = with_more.open("tab=text_to_image&section=control&steps=2")
     changes(page, "#controlled", None)
 
     def stroke(*places):
@@ -138,22 +152,35 @@ def test_what_is_drawn_and_rubbed_out_by_hand_is_followed(guided, browser):
             page.mouse.move(*middle(page, "#outline canvas", *place))
         page.mouse.up()
         page.wait_for_function("old => document.querySelectorAll('#controlled img')[1]?.src !== old", arg=old)
+        page.wait_for_function("() => location.search.includes('guide_lines')")
+        return with_more.query()["guide_lines"]
 
-    stroke((0.1, 0.1), (0.5, 0.12), (0.9, 0.1))
-    drawn_too = visit.query()["guide_lines"]
+    drawn_too = stroke((0.1, 0.1), (0.5, 0.12), (0.9, 0.1))
     assert drawn_too.startswith("s:") and "," not in drawn_too
     page.get_by_role("button", name=i18n.say("shell.rub", "en"), exact=True).click()
-    stroke((0.1, 0.1), (0.9, 0.1))
-    says(page, guide_lines=visit.query()["guide_lines"])
-    assert visit.query()["guide_lines"].startswith(f"{drawn_too},e:")
+    assert stroke((0.1, 0.1), (0.9, 0.1)).startswith(f"{drawn_too},e:")
 
     page.get_by_label(i18n.say("style.sample.cat", "en")).filter(visible=True).click()  # lines go with their picture
     says(page, guide_source="cat", guide_lines="")
-    page.get_by_label(i18n.say("text.model", "en")).filter(visible=True).first.click()
-    page.get_by_role("option", name=i18n.say("models.emoji-flux", "en")).click()
+    choose(page, "text.model", i18n.say("models.emoji-flux", "en"))
     expect(page.locator("#controlled .warning")).to_contain_text("emoji-sd")
-    context.close()
-    assert visit.wrong == []
+
+
+def test_a_lora_is_picked_where_there_is_one(with_more):
+    page = with_more.open("tab=text_to_image&steps=2")
+    plain = drawn(page)
+    choose(page, "text.lora.label", "local/melons")
+    says(page, lora="local/melons")
+    changed = drawn(page, plain)
+    weight = page.get_by_label(i18n.say("text.lora.weight", "en")).filter(visible=True).first
+    weight.fill("0.5")
+    weight.press("Tab")
+    says(page, lora_weight="0.5")
+    drawn(page, changed)
+    assert kept(page)[0].settings["lora"] == "local/melons"
+    choose(page, "text.model", i18n.say("models.emoji-flux", "en"))
+    expect(page.get_by_label(i18n.say("text.lora.label", "en"), exact=True)).to_be_hidden()
+    page.wait_for_function("() => !location.search.includes('lora=')")
 
 
 def test_two_paths(en):

@@ -32,8 +32,10 @@ def tiny(app, tmp_path_factory):
         yield
 
 
-def asked(model=SD, prompt=PROMPT, negative="", seed=3, steps=2, guidance=3.0, sampler="") -> tuple:
-    return model, prompt, negative, seed, steps, guidance, sampler
+def asked(
+    model=SD, prompt=PROMPT, negative="", seed=3, steps=2, guidance=3.0, sampler="", lora="", lora_weight=1.0
+) -> tuple:
+    return model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight
 
 
 def pixels(file) -> np.ndarray:
@@ -42,7 +44,7 @@ def pixels(file) -> np.ndarray:
 
 def test_endpoints_are_named_and_their_inputs_too(clients):
     """README and other people's programs depend on these."""
-    every = ["model", "prompt", "negative_prompt", "seed", "steps", "guidance", "sampler"]
+    every = ["model", "prompt", "negative_prompt", "seed", "steps", "guidance", "sampler", "lora", "lora_weight"]
     named = clients["en"].view_api(return_format="dict")["named_endpoints"]
     named = {name: [item["parameter_name"] for item in of["parameters"]] for name, of in named.items()}
     assert named["/text_to_image"] == [*every, "number"]
