@@ -11,10 +11,10 @@ encoders learn along with the net; captions are drawn anew each time in English 
 `scenes.held_out` names are in none of them.
 
 diffusion: v-prediction (Salimans & Ho 2022), a schedule that ends in pure noise (Lin et al. 2024), DDIM; errors of v
-count alike at all times, or by min-SNR (Hang et al. 2023). flow: rectified flow (Liu et al. 2023), logit-normal times
-(Esser et al. 2024), moved towards noise. Words matter where noise is strong: half of the variance of these latents is
-guessed right at SNR 0.02 without them. There min-SNR weighs errors with 0.02; with it, and with times around 0.5, words
-had done nothing for objects after 2,000 steps. Guidance in both is true classifier-free guidance (Ho & Salimans 2022):
+count alike, or by min-SNR (Hang et al. 2023). flow: rectified flow (Liu et al. 2023), logit-normal times (Esser et al.
+2024). In both, times are moved towards noise, where words matter: half of the variance of these latents is guessed
+right at SNR 0.02 without them. There min-SNR weighs errors with 0.02; with it, and with times around 0.5, words had
+done nothing for objects after 2,000 steps. Guidance in both is true classifier-free guidance (Ho & Salimans 2022):
 a tenth of the captions is dropped. Flux's own guidance embedding is distilled from a teacher that was guided so; there
 is no teacher here, so `guidance_embeds` is off and FluxPipeline is called with true_cfg_scale and negative_prompt="".
 """
@@ -90,7 +90,7 @@ class Config(common.Config):
     emphasis: float = option(
         2.0, "how much more an error counts where a thing is, and again where its hat is; 0: alike"
     )
-    shift: float = option(3.0, "flow: how far times are moved towards noise, in training and drawing; 1: not")
+    shift: float = option(3.0, "how far times are moved towards noise, in flow also when it draws; 1: not")
     ema: float = option(0.999, "decay of the mean of the weights that is shipped")
     snapshot_every: int = option(5_000, "steps between models kept in OUT")
     may_change = frozenset({"steps"})  # what came before the fall does not depend on it
@@ -276,8 +276,8 @@ class Diffusion(Painter):
         return self.unet(x, t, told[0]).sample
 
     def losses(self, x, noise, u, told) -> torch.Tensor:
-        """u (N,) uniform in [0, 1) draws the times: here every one is as likely -> (N, C, h, w)"""
-        t = (u * len(self.scheduler.alphas_cumprod)).long()
+        """u (N,) uniform in [0, 1) draws the times -> (N, C, h, w)"""
+        t = (shifted(u, self.config.shift) * len(self.scheduler.alphas_cumprod)).long()
         alpha_bar = self.scheduler.alphas_cumprod.to(x.device)[t].view(-1, 1, 1, 1)
         return diffusion_loss(self(noised(x, noise, alpha_bar), t, told), x, noise, alpha_bar, self.config.min_snr)
 
