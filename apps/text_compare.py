@@ -135,7 +135,7 @@ def _with_picture(load: Callable, one: Asked, tile: Tile, report: Callable | Non
         facts.append(say("text.compare.parameters", lang, n=decimal(count / 1e6, lang, 0 if count > 2e7 else 1)))
     facts.append(say("text.compare.seconds", lang, n=decimal(tile.seconds, lang, 0 if tile.seconds >= 10 else 1)))
     caption = f"{title(tile)}<br>{' · '.join(facts)}"
-    values = {**one._asdict(), "sampler": ""}  # its own, as the picker has it
+    values = {**one.inputs(), "sampler": ""}  # its own, as the picker has it
     below = f'<div class="uses">{button("picture", values, say("text.compare.take", lang))}</div>'
     return tile._replace(figure=one.made(picture, recipe, caption, "picture", below))
 

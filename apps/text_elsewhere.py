@@ -14,8 +14,9 @@ from apps.widgets import Dropdown, decimal, handler
 from pipelines import parameters, registry
 from pipelines.parameters import Parameters
 from pipelines.problems import Problem
+from pipelines.text_given import usual_sides
 
-INPUTS = Asked._fields  # that such a text can fill
+INPUTS = (*Asked._fields, "width", "height")  # that such a text can fill
 
 
 class Taken(NamedTuple):
@@ -36,6 +37,10 @@ def take(text: str, model: str, lang: str) -> Taken:
     values |= {name: getattr(found, name) for name in ("seed", "steps", "guidance") if getattr(found, name) is not None}
     if loras := [lora for lora in found.loras if lora.name in called_here(entry)]:
         values |= {"lora": called_here(entry)[loras[0].name], "lora_weight": loras[0].weight}
+    own = entry.defaults.get("size")
+    if own and found.size and set(found.size) <= set(usual_sides(own)):
+        sides = (0 if side == own else side for side in found.size)
+        values |= dict(zip(("width", "height"), sides, strict=True))
     names = sampler_names(entry)
     if found.sampler in names:
         values["sampler"] = "" if found.sampler == names[0] else found.sampler
@@ -63,7 +68,7 @@ def note(found: Parameters, values: dict, entry: registry.Model, lang: str) -> s
         rest.append(called("schedule", found.schedule))
     if found.distilled_guidance is not None:
         rest.append(called("distilled", decimal(found.distilled_guidance, lang, 1)))
-    if found.size and set(found.size) != {entry.defaults.get("size")}:
+    if found.size and "width" not in values:
         rest.append(called("size", "{} × {}".format(*found.size)))
     rest += [called("lora", f"{lora.name} ({decimal(lora.weight, lang)})") for lora in found.loras]
     rest += [brief(name) for name in found.unknown]

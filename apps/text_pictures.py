@@ -17,7 +17,7 @@ from pipelines import status as availability
 from pipelines.problems import Problem, choice, number, whole
 from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
-from pipelines.text_given import Lora
+from pipelines.text_given import Given, Lora, usual_sides
 from pipelines.text_space import GUIDANCE, LORA_WEIGHT, SAMPLERS, STEPS, prompt_text
 
 STEM = "text_to_image"
@@ -117,6 +117,10 @@ class Asked(NamedTuple):
         apart = ("model", "seed") if self.lora else ("model", "seed", "lora", "lora_weight")
         return {name: value for name, value in self._asdict().items() if name not in apart}
 
+    def inputs(self, width: int = 0, height: int = 0) -> dict:
+        """Name -> value of the inputs of the tab that make such a picture, see `sized`."""
+        return {**self._asdict(), "width": width, "height": height}
+
     def words(self) -> dict:
         """What a pipeline is told to draw."""
         return {name: getattr(self, name) for name in self._fields if name not in ("model", "lora", "lora_weight")}
@@ -155,11 +159,14 @@ def small(picture: Image.Image, side: int = SHOWN) -> Image.Image:
 
 
 def draw(
-    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, number, lang, on_step=None
-) -> Result:
-    """Pictures from words: as many as asked for, each with the seed after the one before."""
+    load, model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight, number, width, height,
+    lang, on_step=None,
+) -> Result:  # fmt: skip
+    """Pictures from words: as many as asked for, each with the seed after the one before. Width and height are in
+    pixels, 0: the model's own."""
     asked = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
-    items = []
+    given, size = sized(load(asked.model), width, height), {"width": width, "height": height}
+    chosen, items = {name: side for name, side in size.items() if side}, []
     for i in range(n := whole("number", number, *NUMBER)):
         one = asked._replace(seed=(asked.seed + i) % 2**32)
 
@@ -167,10 +174,24 @@ def draw(
             shown = (*items, Figure(jpeg(small(preview)), "", below=actions(None, lang))) if preview else None
             on_step(i * total + step, n * total, shown and pad(shown, n, lang))
 
-        picture, recipe = one.draw(load, on_step and report)
+        picture, recipe = one.draw(load, on_step and report, given=given)
         caption = say("text.picture.seed", lang, seed=one.seed)
-        items.append(one.made(picture, recipe, caption, "picture", actions(one, lang)))
+        items.append(one.made(picture, recipe, caption, "picture", actions(one, lang, **size), **chosen))
     return Result(items, {"seeds": [(asked.seed + i) % 2**32 for i in range(n)]})
+
+
+def sized(pipeline, width: int, height: int) -> Given:
+    """A size in pixels, where 0 is the model's own side; what is impossible is refused when it is drawn."""
+    own = pipeline.defaults["size"]
+    return Given(size=tuple(own if side == 0 else side for side in (width, height)))
+
+
+def side_choices(model: str, value: int) -> list[tuple[str, int]]:
+    """As a picker has them: the model's own side, with an asterisk, is 0. The one that is set is there in any case."""
+    if not (own := known(model).defaults.get("size")):
+        return [("*", 0)]
+    sides = sorted({*usual_sides(own), *([value] if value else [])})
+    return [(f"{own} *", 0) if side == own else (str(side), side) for side in sides]
 
 
 def pad(items, n: int, lang: str) -> list[Figure]:
@@ -186,11 +207,11 @@ def button(use: str, values: dict, inner: str, title: str = "") -> str:
     return f'<button type="button" data-use="{use}" data-word="{word}"{title}>{inner}</button>'
 
 
-def actions(asked: Asked | None, lang: str) -> str:
+def actions(asked: Asked | None, lang: str, **size: int) -> str:
     """What one can do with a picture; the same room where there is nothing to do yet."""
     if asked is None:
         return '<div class="uses" style="visibility:hidden"><button type="button">&nbsp;</button></div>'
-    every = asked._asdict()
+    every = asked.inputs(**size)
     keep = html.escape(json.dumps(every, ensure_ascii=False), quote=True)
     buttons = (
         button(
@@ -206,7 +227,7 @@ def first(values: dict, lang: str) -> list[Figure] | None:
     """The picture that lies beside the model, if that is what the link asks for: needs no torch."""
     entry = known(values["model"])
     kept = recipes.first(entry.path) if entry.path else None
-    if not kept or values["number"] != 1:
+    if not kept or (values["number"], values["width"], values["height"]) != (1, 0, 0):
         return None
     picture, recipe = kept
     try:
@@ -326,7 +347,7 @@ class Grid(NamedTuple):
             return '<td><div class="frame"></div></td>'
         asked, picture = self.cells[i, j]
         image = f'<img src="{data_url(jpeg(small(picture)))}" alt="">'
-        return f"<td>{button('picture', asked._asdict(), image)}</td>"
+        return f"<td>{button('picture', asked.inputs(), image)}</td>"
 
     def sheet(self, lang: str) -> Image.Image:
         """One picture of all of them, with the labels."""

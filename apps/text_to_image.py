@@ -37,7 +37,7 @@ from apps.widgets import (
     stops,
 )
 from pipelines import registry
-from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LORA_WEIGHT, SAMPLERS, STEPS
+from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LONGEST_SIDE, LORA_WEIGHT, SAMPLERS, STEPS
 
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "control", "steps", "words", "noise", "paths", "how"]
@@ -78,9 +78,12 @@ def build(load: Callable) -> Tab:
                     )
                     lora_weight = Slider(*LORA_WEIGHT, 1, step=0.05, label=t("text.lora.weight"), min_width=150)
                 number = Slider(*NUMBER, 1, step=1, label=t("text.number"), elem_classes="controls")
+                with gr.Row(elem_classes="controls") as of_size:
+                    own = {"value": 0, "choices": [("*", 0)], "filterable": False, "min_width": 110}
+                    width, height = (Dropdown(label=t(f"text.{side}"), **own) for side in ("width", "height"))
                 settings = [model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight]
                 inputs = dict(zip(compute.Asked._fields, settings, strict=True))
-                elsewhere = text_elsewhere.lay_out(inputs)
+                elsewhere = text_elsewhere.lay_out({**inputs, "width": width, "height": height})
                 with gr.Accordion(t("text.words_known"), open=False):
                     vocabulary = gr.HTML(elem_id="vocabulary")
                 with gr.Accordion(t("shell.about_model"), open=False):
@@ -120,8 +123,10 @@ def build(load: Callable) -> Tab:
 
     # ---- what the page shows of a result
 
-    def drawn(model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, lang):
-        asked = model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number
+    def drawn(
+        model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, width, height, lang
+    ):  # fmt: skip
+        asked = model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, width, height
         work = functools.partial(compute.draw, load, *asked, lang=lang)
         columns = math.ceil(math.sqrt(number)) if isinstance(number, int) and number > 1 else 0
         shown = functools.partial(figures, lang=lang, big=not columns, columns=columns)
@@ -144,32 +149,35 @@ def build(load: Callable) -> Tab:
         first = compute.first(values, lang)
         return figures(first, lang, big=True) if first else loading_text(lang=lang)
 
-    def meanwhile(model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, lang):
-        asked = model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight
-        return at_first({**dict(zip(compute.Asked._fields, asked, strict=True)), "number": number}, lang)
+    def meanwhile(
+        model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, width, height, lang
+    ):  # fmt: skip
+        asked = model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, width, height
+        return at_first(dict(zip((*compute.Asked._fields, "number", "width", "height"), asked, strict=True)), lang)
 
     def samplers(model, sampler):
         choices = compute.sampler_choices(model)
         return Dropdown(choices=choices, value=sampler if sampler in dict(choices).values() else "")
 
-    def of_model(model, sampler, lora, lang):
+    def of_model(model, sampler, lora, width, height, lang):
         card, choices = about(model, lang) + compute.safety(model, lang), compute.lora_choices(model, lang)
         picked = Dropdown(choices=choices, value=lora if lora in dict(choices).values() else "")
         shown = picked, gr.Row(visible=len(choices) > 1)
-        return samplers(model, sampler), *shown, compute.word_list(model, lang), card
+        sides = [Dropdown(choices=compute.side_choices(model, side), value=side) for side in (width, height)]
+        sized = *sides, gr.Row(visible="size" in registry.get(model).defaults)
+        return samplers(model, sampler), *shown, *sized, compute.word_list(model, lang), card
 
     def switch_model(model, sampler, lora, lang):
         own = registry.get(model).defaults
-        return own.get("steps", 20), own.get("guidance", 4.0), *of_model(model, sampler, lora, lang)
+        return own.get("steps", 20), own.get("guidance", 4.0), *of_model(model, sampler, lora, 0, 0, lang)
 
     # ---- events
 
     sections.listen()
     quiet = {**PRIVATE, "show_progress": "hidden"}
-    of = {"inputs": [model, sampler, lora], **quiet}
-    follows = [sampler, lora, with_lora, vocabulary, card]
-    model.input(handler(switch_model), outputs=[steps, guidance, *follows], **of).then(**sections.redraw())
-    follow = {"fn": handler(of_model), "outputs": follows, **of}
+    of, follows = [model, sampler, lora], [sampler, lora, with_lora, width, height, of_size, vocabulary, card]
+    model.input(handler(switch_model), of, [steps, guidance, *follows], **quiet).then(**sections.redraw())
+    follow = {"fn": handler(of_model), "inputs": [*of, width, height], "outputs": follows, **quiet}
     for filled in elsewhere:
         filled.success(**follow).then(**sections.redraw())
     sections.agrees([run.click, prompt.submit, negative.submit], model)
@@ -182,10 +190,14 @@ def build(load: Callable) -> Tab:
             lora.input,
             lora_weight.release,
             number.release,
+            width.input,
+            height.input,
         ],
         **sections.redraw(),
     )
-    drawing = sections.draws("picture", drawn, [], [*settings, number], [result, line, note], meanwhile=meanwhile)
+    drawing = sections.draws(
+        "picture", drawn, [], [*settings, number, width, height], [result, line, note], meanwhile=meanwhile
+    )
     crossing = sections.draws("grid", over_settings, [], [*settings, x, xs, y, ys], [table, grid_line])
     stops(stop, drawing, line)
     stops(stop, crossing, grid_line)
@@ -194,8 +206,8 @@ def build(load: Callable) -> Tab:
         values.submit(**sections.redraw())
 
     # A click on a picture, a chip or a word puts its values into the inputs.
-    chosen = [*settings, *(param.component for param in inside if param.name == "photo")]
-    names = json.dumps([*compute.Asked._fields, "photo"])
+    chosen = [*settings, width, height, *(param.component for param in inside if param.name == "photo")]
+    names = json.dumps([*compute.Asked._fields, "width", "height", "photo"])
     js = f"(pick, ...old) => trugbild.asked(pick, {names}, old)"
     picked = picker.input(None, [picker, *chosen], chosen, js=js, api_visibility="private")
     picked = picked.then(**follow).then(
@@ -206,7 +218,8 @@ def build(load: Callable) -> Tab:
     )
     picked.then(**sections.redraw())
 
-    endpoint(functools.partial(compute.draw, load), [*settings, number], "text_to_image", compute.draw.__doc__)
+    every = [*settings, number, width, height]
+    endpoint(functools.partial(compute.draw, load), every, "text_to_image", compute.draw.__doc__)
     endpoint(functools.partial(compute.grid, load), [*settings, x, xs, y, ys], "xy_grid", compute.grid.__doc__)
 
     # ---- links
@@ -220,7 +233,7 @@ def build(load: Callable) -> Tab:
                 choices=[choice for kind in SAMPLERS for choice in model_choices(STEM, kind, lang)],
                 value=values["model"],
             ),
-            *of_model(values["model"], values["sampler"], values["lora"], lang),
+            *of_model(*(values[name] for name in ("model", "sampler", "lora", "width", "height")), lang),
             at_first(values, lang),
             f'<div class="uses">{buttons}</div>',
             noted(compute.notes(values["model"], values["prompt"], lang)),
@@ -237,6 +250,8 @@ def build(load: Callable) -> Tab:
         Param("lora", lora, Choice(lambda: ["", *(m.id for m in registry.models(STEM, "lora"))]), ""),
         Param("lora_weight", lora_weight, Range(*LORA_WEIGHT), 1),
         Param("number", number, Range(*NUMBER, whole=True), 1),
+        Param("width", width, Range(0, LONGEST_SIDE, whole=True), 0),
+        Param("height", height, Range(0, LONGEST_SIDE, whole=True), 0),
         Param("x", x, Choice(lambda: list(AXES)), "steps"),
         Param("xs", xs, Text(lambda text: None), VALUES["steps"]),
         Param("y", y, Choice(lambda: [NOTHING, *AXES]), "guidance"),

@@ -227,7 +227,7 @@ _NUMBERS = {
     "Size": ("size", _size),
 }
 _READ = {*_NUMBERS, "Sampler", "Schedule type", "Model"}
-_OURS = {"lora", "lora_weight", "lora_revision"}  # settings of a recipe, which is none of those programs' keys
+_OURS = {"lora", "lora_weight", "lora_revision", "width", "height"}  # of our recipes, no keys of theirs
 
 
 def _sampler(name: str, schedule: str) -> tuple[str, str, list[str]]:

@@ -113,6 +113,13 @@ def sides(side: int, multiple: int) -> tuple[int, int]:
     return max(multiple, side // 2 // multiple * multiple), max(multiple, 2 * side // multiple * multiple)
 
 
+def usual_sides(side: int) -> list[int]:
+    """Those of them that a person may choose from: multiples of what any model of that size wants."""
+    step = max(32, side // 8)
+    low, high = sides(side, step)
+    return list(range(low, high + 1, step))
+
+
 def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     if not isinstance(image, Image.Image):
         raise Problem("no_picture")

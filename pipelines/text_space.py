@@ -7,6 +7,7 @@ from .problems import Problem
 STEPS = (1, 100)
 GUIDANCE = (0.0, 20.0)
 LONGEST_PROMPT = 1000  # characters
+LONGEST_SIDE = 4096  # px of a picture; most models end before
 STRENGTH = (0.05, 1.0)  # of the noise on a picture that is begun with
 GUIDE_STRENGTH = (0.0, 2.0)  # of a ControlNet
 WHEN = (0.0, 1.0)  # share of the steps

@@ -1,19 +1,20 @@
 """Links: whatever the inputs show can be written into one and read back, and a bad one opens the page all the same."""
 
+import json
 import re
 from collections import Counter
 
 import gradio as gr
 import numpy as np
 import pytest
-from conftest import LANGUAGES
+from conftest import LANGUAGES, models_apart
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from apps import drawing, i18n, inputs, links, shell
 from apps.links import Choice, Number, Several, Switch, Text
 from apps.vae_playground import HOME
-from pipelines import face_space
+from pipelines import face_space, registry
 from pipelines.problems import Problem
 
 STROKES = "s:" + drawing.encode([[(100, 100), (500, 500), (900, 100)], [(0, 1000)]])
@@ -29,6 +30,17 @@ HOSTILE = [
     "\x00", "null", "[]", "{}", "1,5", "1;2", "<script>alert(1)</script>", "../../etc/passwd", "%s", "{0}", "{name}",
     "p:", "p:1", "p:nan:0", "s:", "s:%%%", "s:AAAA", "u:", "u:AAAA", "7-b," * 4000, ",", "‮",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def lora(tmp_path_factory):
+    """One for the model that the tab begins with; nobody draws with it."""
+    with models_apart():
+        folder = tmp_path_factory.mktemp("melons")
+        (folder / registry.LORA).write_bytes(b"")
+        facts = {"tab": "text_to_image", "kind": "lora", "base": "emoji-sd"}
+        (folder / "training.json").write_text(json.dumps(facts))
+        yield registry.register_folder(folder).id
 
 
 def samples(stem: str, kind) -> list:
@@ -101,6 +113,8 @@ def test_all_inputs_at_once_survive_and_the_link_is_short_enough(page):
                 state[param.name] = found[at % len(found)]
             if "across" in state:  # axes that every model has
                 state |= {"across": "z2", "up": "z1", "bits": min(state["bits"], 8)}
+            if "lora" in state:  # which goes with one model alone
+                state |= {"model": "emoji-sd"}
             for section in tab.ticks:
                 query = tab.query({**state, "section": section})
                 assert len(query) < links.MAX_QUERY

@@ -47,8 +47,17 @@ def test_our_own_pictures_bring_their_model():
     made = Recipe.make("text_to_image", FLUX, "abc", "draw", settings, seed=7)
     picture = Image.open(io.BytesIO(recipe.save(Image.new("RGB", (128, 128)), made)))
     taken = take(picture.text["parameters"], SD, "en")
-    assert taken.values == {**settings, "sampler": "", "model": FLUX, "seed": 7}
+    assert taken.values == {**settings, "sampler": "", "model": FLUX, "seed": 7, "width": 0, "height": 0}
     assert "Not taken" not in taken.note
+
+
+def test_a_size_is_taken_where_the_model_draws_it():
+    text = "a frog\nSteps: 7, Size: {}, Seed: 9"
+    assert take(text.format("192x128"), SD, "en").values.items() >= {"width": 192, "height": 0}.items()
+    assert "width, height" in take(text.format("192x128"), SD, "en").note
+    for size in ("200x128", "512x512"):
+        assert "width" not in (taken := take(text.format(size), SD, "de")).values
+        assert "Größe {} × {}".format(*size.split("x")) in taken.note
 
 
 def test_what_a_text_does_not_say_stays():

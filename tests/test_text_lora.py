@@ -76,7 +76,7 @@ def test_those_who_look_inside_see_the_changed_net(clients, model):
     ],
 )  # fmt: skip
 def test_nonsense_gets_a_sentence(ask, lang, values):
-    event, said = ask("text_to_image", *asked(*values), 1, lang=lang)
+    event, said = ask("text_to_image", *asked(*values), 1, 0, 0, lang=lang)
     assert event == "error"
     assert said and said != i18n.say("shell.unexpected", lang)
     if values[1] == LORAS[FLUX]:

@@ -36,6 +36,11 @@ def tab(page, name: str):
     page.get_by_role("tab", name=i18n.say(f"text.{name}.tab", "en"), exact=True).click()
 
 
+def choose(page, label: str, option: str):
+    page.get_by_label(i18n.say(label, "en"), exact=True).filter(visible=True).first.click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
 def test_a_picture_is_there_without_a_click(en):
     page = en.open("tab=text_to_image")
     drawn(page)
@@ -70,11 +75,20 @@ def test_words_are_named_and_added_by_a_click(en):
 def test_the_other_model_brings_its_own_steps(en):
     page = en.open("tab=text_to_image&steps=2")
     first = drawn(page)
-    page.get_by_label(i18n.say("text.model", "en")).filter(visible=True).first.click()
-    page.get_by_role("option", name=i18n.say("models.emoji-flux", "en")).click()
+    choose(page, "text.model", i18n.say("models.emoji-flux", "en"))
     says(page, model="emoji-flux", steps="8", guidance="3")
     drawn(page, first)
     assert kept(page)[0].settings["sampler"] == "Euler"
+
+
+def test_a_wide_picture(en):
+    page = en.open("tab=text_to_image&steps=2")
+    first = drawn(page)
+    choose(page, "text.width", "192")
+    says(page, width="192")
+    drawn(page, first)
+    assert page.locator(DRAWN).first.evaluate("img => [img.naturalWidth, img.naturalHeight]") == [192, 128]
+    assert kept(page)[0].settings["width"] == 192
 
 
 def test_a_cell_of_the_grid_opens_as_a_picture(en):
@@ -133,11 +147,6 @@ def with_more(more, browser):
     yield visit
     context.close()
     assert visit.wrong == []
-
-
-def choose(page, label: str, option: str):
-    page.get_by_label(i18n.say(label, "en"), exact=True).filter(visible=True).first.click()
-    page.get_by_role("option", name=option, exact=True).click()
 
 
 def test_what_is_drawn_and_rubbed_out_by_hand_is_followed(with_more):

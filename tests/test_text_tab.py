@@ -47,7 +47,7 @@ def test_endpoints_are_named_and_their_inputs_too(clients):
     every = ["model", "prompt", "negative_prompt", "seed", "steps", "guidance", "sampler", "lora", "lora_weight"]
     named = clients["en"].view_api(return_format="dict")["named_endpoints"]
     named = {name: [item["parameter_name"] for item in of["parameters"]] for name, of in named.items()}
-    assert named["/text_to_image"] == [*every, "number"]
+    assert named["/text_to_image"] == [*every, "number", "width", "height"]
     assert named["/xy_grid"] == [*every, "x", "xs", "y", "ys"]
 
 
@@ -108,7 +108,7 @@ def test_a_grid_over_models_takes_each_ones_sampler(clients):
     ],
 )  # fmt: skip
 def test_nonsense_gets_a_sentence(ask, lang, change, code):
-    event, said = ask("text_to_image", *asked(**change), 1, lang=lang)
+    event, said = ask("text_to_image", *asked(**change), 1, 0, 0, lang=lang)
     assert event == "error"
     pattern = re.sub(r"\\\{\w+\\\}", ".*", re.escape(i18n.texts(lang)[f"problems.{code}"]))
     assert re.fullmatch(pattern, said), said
@@ -134,12 +134,12 @@ def test_a_grid_of_nonsense_gets_a_sentence(ask, grid, code):
 
 @pytest.mark.parametrize("number", [0, 9, 1.5])
 def test_so_many_pictures_are_not_drawn(ask, number):
-    assert ask("text_to_image", *asked(), number)[0] == "error"
+    assert ask("text_to_image", *asked(), number, 0, 0)[0] == "error"
 
 
 @pytest.mark.parametrize("prompt", ["", "🐸🐸", "\u200bfrog\u202e", "ضفدع يرتدي قبعة", "qwertz", "<b>frog</b>"])
 def test_strange_prompts_are_drawn(ask, prompt):
-    assert ask("text_to_image", *asked(prompt=prompt), 1)[0] == "complete"
+    assert ask("text_to_image", *asked(prompt=prompt), 1, 0, 0)[0] == "complete"
 
 
 # ---- what is said about a prompt
@@ -176,7 +176,7 @@ def test_the_list_of_words_is_that_of_the_model():
 def test_previews_come_while_it_draws():
     seen = []
     made = text_pictures.draw(
-        pipelines.load, *asked(steps=5), 2, "en", on_step=lambda i, n, figures: seen.append((i, n, figures))
+        pipelines.load, *asked(steps=5), 2, 0, 0, "en", on_step=lambda i, n, figures: seen.append((i, n, figures))
     )
     assert [step[:2] for step in seen] == [(i + 1, 10) for i in range(10)]
     first = seen[0][2]
@@ -205,3 +205,28 @@ def test_a_large_model_is_used_when_a_person_asks_for_it(monkeypatch):
     assert told == text_pictures.asks("sd15", "en") and not loaded
     assert list(draw.fn("sd15", "sd15", request))[-1] == "drawn by sd15" and loaded == ["sd15"]
     assert list(draw.fn(SD, "", request))[-1] == f"drawn by {SD}"
+
+
+@pytest.mark.parametrize("model", [SD, FLUX])
+def test_a_size_of_ones_own(app, clients, model):
+    files, _ = clients["en"].predict(*asked(model), 1, 192, 0, api_name="/text_to_image")
+    assert Image.open(files[0]).size == (192, 128)
+    settings = recipe.read(files[0]).settings
+    assert settings["width"] == 192 and "height" not in settings
+    again = repeat(app, clients["de"], "text_to_image", files[0], STEM)
+    assert Path(again[0]).read_bytes() == Path(files[0]).read_bytes()
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize(
+    "size", [(7, 100_000), (128, 100_000), (130, 128), (float("nan"), 0), (None, 0), ("wide", 0), (-64, 0), (96.5, 0)]
+)
+def test_sizes_that_cannot_be_drawn_get_a_sentence(ask, lang, size):
+    event, said = ask("text_to_image", *asked(), 1, *size, lang=lang)
+    assert event == "error" and said != i18n.say("shell.unexpected", lang)
+    assert i18n.say("names.height" if size[0] == 128 else "names.width", lang) in said
+
+
+def test_the_picker_has_sizes_that_the_model_can_draw():
+    assert [side for _, side in text_pictures.side_choices("emoji-sd", 0)] == [64, 96, 0, 160, 192, 224, 256]
+    assert dict(text_pictures.side_choices("sdxl", 1000)).items() >= {"1024 *": 0, "1000": 1000, "2048": 2048}.items()
