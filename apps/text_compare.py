@@ -21,7 +21,7 @@ from apps.links import Param, Several
 from apps.sections import Sections
 from apps.text_paths import PAIR
 from apps.text_pictures import STEM, Asked, asks, button, known, small, wrapped
-from apps.widgets import Dropdown, Figure, Result, decimal, endpoint, figures, jpeg, live, stops
+from apps.widgets import Dropdown, Figure, Result, decimal, endpoint, figures, jpeg, live, short, stops
 from pipelines import hub, registry
 from pipelines.problems import Problem
 from pipelines.recipe import Recipe, save
@@ -43,6 +43,7 @@ class Tile(NamedTuple):
     year: int | None
     model: str = ""  # id; a closed one has none
     why: str = ""
+    brief: str = ""  # the same in a few words, where there are such
     picture: Image.Image | None = None
     figure: Figure | None = None
     steps: int = 0
@@ -51,7 +52,9 @@ class Tile(NamedTuple):
     def shown(self, lang: str) -> Figure:
         if self.figure:
             return self.figure
-        return Figure(b"", title(self), instead=html.escape(self.why or say("text.compare.soon", lang)))
+        why = html.escape(self.why or say("text.compare.soon", lang), quote=True)
+        brief = f'<span title="{why}">{html.escape(self.brief)}</span>' if self.brief else why
+        return Figure(b"", title(self), instead=brief)
 
 
 # ---- what is computed
@@ -65,21 +68,29 @@ def lined_up(models: list[str], lang: str) -> list[Tile]:
     every = list({model.id: model for model in map(known, models)}.values()) or registry.models(STEM)
     names = texts(lang)
     tiles = [
-        Tile(names.get(f"models.{one.id}", one.id), one.year, one.id, why_not(one, bool(models), lang)) for one in every
+        Tile(names.get(f"models.{one.id}", one.id), one.year, one.id, *why_not(one, bool(models), lang))
+        for one in every
     ]
     if not models:
-        tiles += [Tile(name, year, why=say("text.compare.closed", lang, owner=owner)) for name, owner, year in CLOSED]
+        for name, owner, year in CLOSED:
+            why, brief = (say(f"text.compare.{key}", lang, owner=owner) for key in ("closed", "closed_brief"))
+            tiles.append(Tile(name, year, why=why, brief=brief))
     return sorted(tiles, key=lambda tile: tile.year or math.inf)
 
 
-def why_not(model: registry.Model, chosen: bool, lang: str) -> str:
-    """Why it does not draw here and now; "" if it does. Nothing is downloaded for a comparison."""
+def why_not(model: registry.Model, chosen: bool, lang: str) -> tuple[str, str]:
+    """Why it does not draw here and now, in a sentence and in a few words; "" if it does. Nothing is downloaded for a
+    comparison."""
     problem = pipelines.status(model)
     if not problem and not hub.folder(model):
         problem = Problem("not_downloaded", model=model.id)
-    if not problem and not chosen and asks(model.id, lang):
-        return say("text.compare.large", lang, gb=decimal(model.memory_mb / 1024, lang, 1))
-    return sentence(problem, lang) if problem else ""
+    gb = decimal(model.memory_mb / 1024, lang, 1)
+    if problem:
+        size = f" ({gb} GB)" if problem.code == "memory" else ""
+        return sentence(problem, lang), say(short(problem), lang) + size
+    if not chosen and asks(model.id, lang):
+        return say("text.compare.large", lang, gb=gb), say("text.compare.large_brief", lang)
+    return "", ""
 
 
 def drawn(
@@ -191,7 +202,7 @@ def sheet(tiles: list[Tile], prompt: str, lang: str) -> Image.Image:
             result.paste(picture, (x + (SIDE - picture.width) // 2, y + (SIDE - picture.height) // 2))
         else:
             pen.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), "#ececec")
-            why = wrapped(tile.why, fonts[20], SIDE - 2 * gap, most=12)
+            why = wrapped(tile.brief or tile.why, fonts[20], SIDE - 2 * gap, most=12)
             pen.multiline_text((x + SIDE / 2, y + SIDE / 2), why, "#555555", fonts[20], "mm", align="center")
         name = tile.name.partition(" · ")[0]  # without what is said about it
         pen.text((x, y + SIDE + 8), wrapped(name, fonts[24], SIDE, most=1), "black", fonts[24])

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from apps.drawing import ASSETS
 from apps.i18n import say, sentence, texts
-from apps.widgets import Figure, Result, data_url, decimal, jpeg, status
-from pipelines import hub, registry, text_safety, text_words
+from apps.widgets import Figure, Result, data_url, decimal, facts, jpeg, status
+from pipelines import hub, loaded, registry, text_safety, text_words
 from pipelines import recipe as recipes
 from pipelines import status as availability
 from pipelines.problems import Problem, choice, number, whole
@@ -286,6 +286,16 @@ def safety(model: str, lang: str) -> str:
     listed = text_words.words(entry) is not None
     key = "listed" if listed else "checked" if text_safety.is_checked(entry) else "unchecked"
     return f'<div class="card"><p>{say(f"text.safety.{key}", lang)} {say("text.safety.marked", lang)}</p></div>'
+
+
+def loaded_as(model: str, lang: str) -> str:
+    """How a model lies in memory, see pipelines/text_loading.py; HTML, "" before it does."""
+    if not (pipeline := loaded(known(model).id)):
+        return ""
+    plan = {name: value for name, value in vars(pipeline.plan).items() if value != "none"}
+    names = texts(lang)
+    pairs = [(names[f"text.plan.{name}"], names.get(f"text.plan.{value}", value)) for name, value in plan.items()]
+    return f'<div class="card">{facts(pairs)}</div>'
 
 
 def word_list(model: str, lang: str) -> str:

@@ -159,13 +159,16 @@ def build(load: Callable) -> Tab:
         choices = compute.sampler_choices(model)
         return Dropdown(choices=choices, value=sampler if sampler in dict(choices).values() else "")
 
+    def card_of(model, lang):
+        return about(model, lang) + compute.loaded_as(model, lang) + compute.safety(model, lang)
+
     def of_model(model, sampler, lora, width, height, lang):
-        card, choices = about(model, lang) + compute.safety(model, lang), compute.lora_choices(model, lang)
+        choices = compute.lora_choices(model, lang)
         picked = Dropdown(choices=choices, value=lora if lora in dict(choices).values() else "")
         shown = picked, gr.Row(visible=len(choices) > 1)
         sides = [Dropdown(choices=compute.side_choices(model, side), value=side) for side in (width, height)]
         sized = *sides, gr.Row(visible="size" in registry.get(model).defaults)
-        return samplers(model, sampler), *shown, *sized, compute.word_list(model, lang), card
+        return samplers(model, sampler), *shown, *sized, compute.word_list(model, lang), card_of(model, lang)
 
     def switch_model(model, sampler, lora, lang):
         own = registry.get(model).defaults
@@ -199,6 +202,7 @@ def build(load: Callable) -> Tab:
         "picture", drawn, [], [*settings, number, width, height], [result, line, note], meanwhile=meanwhile
     )
     crossing = sections.draws("grid", over_settings, [], [*settings, x, xs, y, ys], [table, grid_line])
+    drawing.then(handler(card_of), model, card, **quiet)  # which says how the model was loaded
     stops(stop, drawing, line)
     stops(stop, crossing, grid_line)
     for name, values in ((x, xs), (y, ys)):

@@ -466,14 +466,14 @@ def model_choices(tab: str, kind: str, lang: str) -> list[tuple[str, str]]:
         if model.kind == kind:
             name = texts(lang).get(f"models.{model.id}", model.id)
             problem = availability(model)
-            choices.append((f"{name} — {say('shell.' + _short(problem), lang)}" if problem else name, model.id))
+            choices.append((f"{name} — {say(short(problem), lang)}" if problem else name, model.id))
     return choices
 
 
-def _short(problem: Problem) -> str:
-    return {"gated": "needs_licence", "unauthorised": "needs_licence", "memory": "too_big"}.get(
-        problem.code, "needs_download"
-    )
+def short(problem: Problem) -> str:
+    """Why a model cannot be used, in two words: the key of a text."""
+    keys = {"gated": "needs_licence", "unauthorised": "needs_licence", "memory": "too_big"}
+    return f"shell.{keys.get(problem.code, 'needs_download')}"
 
 
 def about(model_id: str, lang: str, seconds: float | None = None) -> str:

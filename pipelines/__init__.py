@@ -14,7 +14,7 @@ from .problems import Problem
 from .registry import Model, discover, get, register_folder
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Problem", "budget_mb", "discover", "get", "load", "probe", "register_folder", "status"]
+__all__ = ["Model", "Problem", "budget_mb", "discover", "get", "load", "loaded", "probe", "register_folder", "status"]
 
 _log = logging.getLogger(__name__)
 _guard = threading.Lock()  # for the three tables
@@ -65,6 +65,13 @@ def load(id_or_folder: str | Path):
                 if model.id not in _loaded:
                     _memory.pop(model.id, None)
         return pipeline
+
+
+def loaded(id: str):
+    """The pipeline of a model id if it is in memory, else None: nothing is loaded."""
+    with _guard:
+        entry = _loaded.get(id)
+    return entry and entry[2]
 
 
 def status(model: Model) -> Problem | None:

@@ -17,6 +17,7 @@ from apps.sections import Sections
 from apps.text_pictures import NOTHING
 from apps.text_to_image import STEM
 from pipelines import recipe
+from pipelines.text_loading import Plan
 from tests import tiny_text
 
 PROMPT = "frog with melon hat"
@@ -182,6 +183,18 @@ def test_previews_come_while_it_draws():
     first = seen[0][2]
     assert len(first) == 2, "places for both"
     assert Image.open(io.BytesIO(first[0].data)).size == (128, 128) and len(made.figures) == 2
+
+
+def test_the_card_says_how_a_model_lies_in_memory_once_it_does(monkeypatch):
+    monkeypatch.setattr(pipelines, "_loaded", {})
+    assert text_pictures.loaded_as(SD, "en") == ""
+    pipelines.load(SD)
+    shown = text_pictures.loaded_as(SD, "de")
+    assert "float32" in shown and "gestaucht" not in shown
+    plan = Plan("cuda", "bfloat16", "layers", "4bit", "first_block")
+    monkeypatch.setitem(vars(pipelines.loaded(SD)), "plan", plan)
+    for word in ("der GPU", "bfloat16", "Schicht für Schicht", "4 Bit", "wiederverwendet"):
+        assert word in text_pictures.loaded_as(SD, "de")
 
 
 # ---- large models
