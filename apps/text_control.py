@@ -1,6 +1,7 @@
 """The section of text to image in which a ControlNet draws: a picture of lines decides where, words decide what."""
 
 import functools
+import html
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from apps.i18n import say, sentence, t
 from apps.links import Choice, Param, Text
 from apps.links import Number as Range
 from apps.photos import OWN, PHOTOS, chosen
-from apps.sections import PRIVATE, Sections
+from apps.sections import PRIVATE, Sections, loading_text
 from apps.text_inside_pictures import DRAWN, drawn
 from apps.text_pictures import STEM, Asked, known, small
 from apps.widgets import (
@@ -221,13 +222,13 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
         one = Asked.of(model, prompt, negative_prompt, seed, steps, guidance, sampler, lora, lora_weight)
         what = Control.of(source, condition, lines, to, strength, begin, end)
         yield gr.skip(), status(lang), gr.skip(), Dropdown(choices=condition_choices(model, lang))
-        on = paper(load, one, own if source == OWN else None, source, condition, load(model).defaults["size"])
-        background = "" if source == HAND else data_url(png(on))
-        yield gr.skip(), gr.skip(), gr.update(background=background), gr.skip()
         try:
+            on = paper(load, one, own if source == OWN else None, source, condition, load(model).defaults["size"])
+            yield gr.skip(), gr.skip(), gr.update(background="" if source == HAND else data_url(png(on))), gr.skip()
             known_already = first(one, what, lang)
-        except Problem as problem:  # there is no such net: no accident, and it is to be read for longer than a moment
-            yield f'<div class="warning">{sentence(problem, lang)}</div>', status(lang), gr.skip(), gr.skip()
+            what.painted(on)
+        except Problem as problem:  # nothing is broken, something is missing: to be read for longer than a moment
+            yield f'<div class="warning">{html.escape(sentence(problem, lang))}</div>', status(lang), *[gr.skip()] * 2
             return
         if known_already:
             yield before_after(*known_already.figures, lang), status(lang), gr.skip(), gr.skip()
@@ -237,8 +238,19 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
         for shown, told in live(lambda on_step: work(on_step=on_step), lang, show, patience=0.5):
             yield shown, told, gr.skip(), gr.skip()
 
+    def meanwhile(*values, lang) -> str:
+        """While the model is being loaded."""
+        try:
+            one, what = Asked.of(*values[: len(inputs)]), Control.of(*values[-len(wanted) :])
+            known_already = first(one, what, lang)
+        except Problem:  # is said as soon as the model is there
+            known_already = None
+        return before_after(*known_already.figures, lang) if known_already else loading_text(lang=lang)
+
     triggers = [strength.release, begin.release, end.release]
-    drawing_ = sections.draws("control", controlled, triggers, asked, [result, line, lines, condition])
+    drawing_ = sections.draws(
+        "control", controlled, triggers, asked, [result, line, lines, condition], meanwhile=meanwhile
+    )
     stops(stop, drawing_, line)
     quiet = {**PRIVATE, "show_progress": "hidden"}
     for event in (condition.input, to.submit, lines.input):

@@ -127,4 +127,4 @@ def test_latent_model(folder):
 
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if (folder / "first.png").is_file()], ids=name)
 def test_the_first_picture_names_its_model(folder):
-    assert recipe.read(folder / "first.png").model == folder.name
+    assert recipe.read(folder / "first.png").model == training(folder).get("base", folder.name)

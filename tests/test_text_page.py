@@ -169,6 +169,8 @@ def test_what_is_drawn_and_rubbed_out_by_hand_is_followed(with_more):
     page.get_by_role("button", name=i18n.say("shell.rub", "en"), exact=True).click()
     assert stroke((0.1, 0.1), (0.9, 0.1)).startswith(f"{drawn_too},e:")
 
+    page.locator("#outline [data-clear]").click()
+    expect(page.locator("#controlled .warning")).to_have_text(i18n.say("problems.empty_drawing", "en"))
     page.get_by_label(i18n.say("style.sample.cat", "en")).filter(visible=True).click()  # lines go with their picture
     says(page, guide_source="cat", guide_lines="")
     choose(page, "text.model", i18n.say("models.emoji-flux", "en"))
