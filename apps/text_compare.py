@@ -19,8 +19,9 @@ from apps.drawing import ASSETS
 from apps.i18n import say, sentence, t, texts
 from apps.links import Param, Several
 from apps.sections import Sections
+from apps.text_grid import wrapped
 from apps.text_paths import PAIR
-from apps.text_pictures import STEM, Asked, asks, button, known, small, wrapped
+from apps.text_pictures import STEM, Asked, asks, button, known, small
 from apps.widgets import Dropdown, Figure, Result, decimal, endpoint, figures, jpeg, live, short, stops
 from pipelines import hub, registry
 from pipelines.problems import Problem

@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from apps import text_change, text_compare, text_control, text_elsewhere, text_inside, text_paths
+from apps import text_change, text_compare, text_control, text_elsewhere, text_grid, text_inside, text_paths
 from apps import text_pictures as compute
 from apps.i18n import say, t
 from apps.links import Choice, Param, Tab, Text
 from apps.links import Number as Range
 from apps.sections import PRIVATE, Sections, loading_text
-from apps.text_pictures import AXES, NOTHING, NUMBER, VALUES
+from apps.text_pictures import NUMBER
 from apps.widgets import (
     MAX_SEED,
     Dropdown,
@@ -98,20 +98,7 @@ def build(load: Callable) -> Tab:
                     line = gr.HTML(min_height=30)
                     gr.HTML('<div class="visit"></div>', js_on_load="trugbild.visit(element)", apply_default_css=False)
 
-                with sections["grid"]:
-                    gr.Markdown(t("text.grid.text"), elem_classes="intro controls")
-                    with gr.Row(elem_classes="controls"):
-                        axes = [(t(f"text.axis.{name}"), name) for name in AXES]
-                        x = Dropdown(axes, value="steps", label=t("text.grid.x"), filterable=False, min_width=150)
-                        xs = gr.Textbox(VALUES["steps"], label=t("text.grid.values"), scale=3, min_width=200)
-                        none = (t("text.grid.nothing"), NOTHING)
-                        y = Dropdown(
-                            [none, *axes], value="guidance", label=t("text.grid.y"), filterable=False, min_width=150
-                        )
-                        ys = gr.Textbox(VALUES["guidance"], label=t("text.grid.values"), scale=3, min_width=200)
-                    table = gr.HTML(min_height=320, elem_id="xy")
-                    grid_line = gr.HTML(min_height=30)
-
+                crossed = text_grid.lay_out(load, sections, inputs, stop)
                 begun = text_change.lay_out(load, sections, inputs)
                 guided = text_control.lay_out(load, sections, inputs)
                 compared = text_compare.lay_out(load, sections, inputs)
@@ -133,16 +120,6 @@ def build(load: Callable) -> Tab:
         said = noted(compute.notes(model, prompt, lang, load(model).unread(prompt)))
         for update in live(lambda on_step: work(on_step=on_step), lang, lambda made: shown(made.figures), shown):
             yield *update, said
-
-    def over_settings(model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, x, xs, y, ys, lang):
-        asked = model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, x, xs, y, ys
-        work = functools.partial(compute.crossed, load, *asked, lang=lang)
-
-        def finished(made):
-            table, result = made
-            return table.html(lang) + figures(result.figures, lang, big=True)
-
-        yield from live(lambda on_step: work(on_step=on_step), lang, finished, lambda made: made.html(lang))
 
     def at_first(values, lang):
         """What can be shown before the model is there."""
@@ -201,13 +178,8 @@ def build(load: Callable) -> Tab:
     drawing = sections.draws(
         "picture", drawn, [], [*settings, number, width, height], [result, line, note], meanwhile=meanwhile
     )
-    crossing = sections.draws("grid", over_settings, [], [*settings, x, xs, y, ys], [table, grid_line])
     drawing.then(handler(card_of), model, card, **quiet)  # which says how the model was loaded
     stops(stop, drawing, line)
-    stops(stop, crossing, grid_line)
-    for name, values in ((x, xs), (y, ys)):
-        name.input(lambda name: VALUES.get(name, ""), name, values, **quiet).then(**sections.redraw())
-        values.submit(**sections.redraw())
 
     # A click on a picture, a chip or a word puts its values into the inputs.
     chosen = [*settings, width, height, *(param.component for param in inside if param.name == "photo")]
@@ -224,7 +196,6 @@ def build(load: Callable) -> Tab:
 
     every = [*settings, number, width, height]
     endpoint(functools.partial(compute.draw, load), every, "text_to_image", compute.draw.__doc__)
-    endpoint(functools.partial(compute.grid, load), [*settings, x, xs, y, ys], "xy_grid", compute.grid.__doc__)
 
     # ---- links
 
@@ -256,10 +227,7 @@ def build(load: Callable) -> Tab:
         Param("number", number, Range(*NUMBER, whole=True), 1),
         Param("width", width, Range(0, LONGEST_SIDE, whole=True), 0),
         Param("height", height, Range(0, LONGEST_SIDE, whole=True), 0),
-        Param("x", x, Choice(lambda: list(AXES)), "steps"),
-        Param("xs", xs, Text(lambda text: None), VALUES["steps"]),
-        Param("y", y, Choice(lambda: [NOTHING, *AXES]), "guidance"),
-        Param("ys", ys, Text(lambda text: None), VALUES["guidance"]),
+        *crossed,
         *begun,
         *guided,
         *compared,

@@ -14,7 +14,7 @@ from PIL import Image
 import pipelines
 from apps import i18n, text_pictures
 from apps.sections import Sections
-from apps.text_pictures import NOTHING
+from apps.text_grid import NOTHING
 from apps.text_to_image import STEM
 from pipelines import recipe
 from pipelines.text_loading import Plan
