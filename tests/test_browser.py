@@ -410,7 +410,8 @@ def test_every_section_fits_and_speaks_one_language(en, shots, tab, lang):
         page = en.open(f"tab={tab}&section={section}", lang)
         is_open(page, section, sections[0])
         if section not in ("photo", "how"):
-            page.wait_for_function("() => [...document.querySelectorAll('.figures img')].some((n) => n.offsetParent)")
+            shown = "'.figures img, #controlled .warning'"  # there may be no ControlNet
+            page.wait_for_function(f"() => [...document.querySelectorAll({shown})].some((n) => n.offsetParent)")
         for size in (WIDE, NARROW):
             page.set_viewport_size(size)
             page.evaluate("() => Promise.all([document.fonts.ready, new Promise(requestAnimationFrame)])")
