@@ -34,7 +34,7 @@ from apps.widgets import (
     status,
     stops,
 )
-from pipelines import conditions, registry
+from pipelines import conditions, hub, registry
 from pipelines import recipe as recipes
 from pipelines.problems import Problem, choice, number
 from pipelines.text_given import Given, Guide
@@ -42,7 +42,7 @@ from pipelines.text_space import GUIDE_STRENGTH, LONGEST_PROMPT, WHEN, prompt_te
 
 HAND = "hand"  # black paper
 SOURCES = (HAND, DRAWN, *PHOTOS, OWN)
-CONDITIONS = tuple(name for name in conditions.CONDITIONS if name != "blur")  # which none of our nets follows
+CONDITIONS = tuple(conditions.CONDITIONS)
 EDGES = "canny"
 LINES = (EDGES, "scribble", "drawing", "line_art_plain", "soft_edge", "line_art")  # what a net for edges follows, too
 PEN, RUBBER = 10, 60  # widths in canvas units; the pen's is one pixel of 128, as edges are that nets learn from
@@ -73,7 +73,8 @@ def net_for(model: str, condition: str) -> registry.Model:
     loose = [net for net in nets if not net.conditions or (condition in LINES and EDGES in net.conditions)]
     if not (fitting := exact + loose):
         raise Problem("not_followed", model=model, name=condition)
-    return fitting[0]
+    # one of which no version is known comes last: it stays closed until somebody names it
+    return min(fitting, key=lambda net: (problem := hub.status(net)) is not None and problem.code == "revision_unknown")
 
 
 def paper(load, asked: Asked, picture: Image.Image | None, source: str, condition: str, side: int) -> Image.Image:

@@ -9,8 +9,6 @@ detector of controlnet-aux colours at random). One net is kept, the last one.
 
 import importlib
 import importlib.util
-import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,7 +21,7 @@ from PIL import Image
 from . import _importing, _reason, hub, status
 from .pictures import open_picture
 from .problems import Problem, choice, number
-from .registry import APACHE, MIT, Model
+from .registry import APACHE, MIT, Model, pinned
 
 LARGEST = 2048  # px of the longer side that is looked at; the result has the picture's size all the same
 SIDE = 512  # px of the shorter side that nets look at, and that blurs are meant for
@@ -67,7 +65,7 @@ class Condition:
         if not self.detector:
             return None
         try:
-            return status(_pinned(self.detector)) or self._packages()
+            return status(pinned(self.detector)) or self._packages()
         except Problem as problem:  # without a revision nobody can ask; without a network it does not matter
             return hub.status(replace(self.detector, revision="0" * 40)) or problem
 
@@ -101,7 +99,7 @@ class Condition:
                 hub.probe()
             if problem := self.status():
                 raise problem
-            folder = hub.fetch(_pinned(self.detector))
+            folder = hub.fetch(self.detector)
             _kept.clear()
             try:
                 with _importing, warnings.catch_warnings():
@@ -116,10 +114,7 @@ class Condition:
         return _kept[key]
 
     def _is_here(self) -> bool:
-        try:
-            return hub.folder(_pinned(self.detector)) is not None
-        except Problem:
-            return False
+        return hub.folder(self.detector) is not None
 
 
 class Unusable(Exception):
@@ -223,17 +218,6 @@ def _segmentation(net: object, x: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         (names,) = net(pixels.to(net.device)).logits.argmax(1).cpu().numpy()  # (h, w), 0..149
     return PALETTE[names]
-
-
-def _pinned(model: Model) -> Model:
-    """With the commit that a person named where none is known here. Raises Problem revision_unknown."""
-    if model.revision:
-        return model
-    variable = "TRUGBILD_REVISION_" + re.sub(r"\W", "_", model.id).upper()
-    given = os.environ.get(variable, "").strip().lower()
-    if not re.fullmatch("[0-9a-f]{40}", given):
-        raise Problem("revision_unknown", model=model.id, variable=variable, url=f"{model.card_url}/commits/main")
-    return replace(model, revision=given)
 
 
 # ---- the table

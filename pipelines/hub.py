@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .problems import Problem
-from .registry import INDEX, Model, checksums, get
+from .registry import INDEX, Model, checksums, get, pinned
 
 DISK = {
     errno.ENOSPC: "disk_full",
@@ -54,7 +54,10 @@ def logged_in() -> bool:
 
 def folder(model: Model) -> Path | None:
     """Where the model's files lie on this machine, or None if one is missing."""
-    where = model.path or _snapshot(model)
+    try:
+        where = model.path or _snapshot(model)
+    except Problem:  # nobody knows which
+        return None
     if not model.path and not model.files:
         sizes, others = _fetched(model), [get(id) for id in model.parts.values()]
         whole = sizes and all(_size(where / name) == size for name, size in sizes.items())
@@ -68,13 +71,14 @@ def _size(file: Path) -> int:
 
 
 def _snapshot(model: Model) -> Path:
-    return cache() / f"{model.repo_type}s--{model.source.replace('/', '--')}" / "snapshots" / model.revision
+    return cache() / f"{model.repo_type}s--{model.source.replace('/', '--')}" / "snapshots" / pinned(model).revision
 
 
 def status(model: Model) -> Problem | None:
     """Why the model's files cannot be had now, or None. Cheap: looks at files and at what the last contact showed."""
     try:
         checksums(model)
+        model = model if model.path else pinned(model)
     except Problem as problem:
         return problem
     if folder(model):
@@ -108,6 +112,7 @@ def probe(timeout: float = 2.0) -> bool:
 def fetch(model: Model) -> Path:
     """The folder with the model's files, downloaded if they are not here. Every pinned sha256 is checked each time."""
     expected = checksums(model)
+    model = model if model.path else pinned(model)
     where = folder(model) or _download(model)
     wrong = [name for name, sha256 in expected.items() if not _is_right(where / name, sha256)]
     if wrong and model.path:

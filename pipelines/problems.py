@@ -106,8 +106,8 @@ SENTENCES = {
     "no_pose": "No person was found in this picture; take one in which somebody can be seen from head to foot.",
     "no_detector": "{name} needs the package controlnet-aux with a torchvision that fits torch, and one of them is "
     "missing here; install them or pick another condition, canny for example.",
-    "revision_unknown": "No version of {model} is pinned here; set {variable} to the commit shown on {url} and start "
-    "again.",
+    "revision_unknown": "No version of {model} is pinned here; set {variable} to the commit that {url} shows under "
+    "Files, and start again.",
     "too_large_to_upscale": "This picture would become {width} x {height} pixels large; at most {limit} megapixels and "
     "{side} pixels a side are possible, so take a smaller one or enlarge it less.",
     "upscaler_setting": "{variable} names neither the file {file} nor a folder with it; set it anew or leave it out.",

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .problems import Problem
@@ -56,7 +56,7 @@ class Model:
     licence: str
     licence_url: str
     year: int | None = None
-    revision: str | None = None  # the commit on the hub; always pinned there
+    revision: str | None = None  # the commit on the hub; None: not known here, see pinned
     gate: bool = False  # whether the hub asks for consent first
     memory_mb: int = 100  # while working at the default size
     defaults: Mapping[str, object] = field(default_factory=dict)
@@ -145,12 +145,13 @@ def _control(
     source: str,
     licence: tuple[str, str],
     year: int,
-    revision: str,
+    revision: str | None,
     base: str,
     memory_gb: float,
     *conditions: str,
+    gate: bool = False,
 ) -> Model:
-    more = {"memory_mb": int(1000 * memory_gb), "base": base, "conditions": conditions, "variant": "fp16"}
+    more = {"memory_mb": int(1000 * memory_gb), "base": base, "conditions": conditions, "variant": "fp16", "gate": gate}
     return Model(id, "text_to_image", "controlnet", source, *licence, year, revision, **more)
 
 
@@ -251,9 +252,24 @@ MODELS = (
              "9ae9f970358db89e211b87c915f9535c6686d5ba", "sd15", 1.2, "pose"),
     _control("sd15-soft-edge", "lllyasviel/control_v11p_sd15_softedge", OPENRAIL, 2023,
              "b5bcad0c48e9b12f091968cf5eadbb89402d6bc9", "sd15", 1.2, "soft_edge"),
+    _control("sd15-scribble", "lllyasviel/control_v11p_sd15_scribble", OPENRAIL, 2023, None, "sd15", 1.2, "scribble",
+             "drawing"),
+    _control("sd15-line-art", "lllyasviel/control_v11p_sd15_lineart", OPENRAIL, 2023, None, "sd15", 1.2, "line_art",
+             "line_art_plain"),
+    _control("sd15-normal", "lllyasviel/control_v11p_sd15_normalbae", OPENRAIL, 2023, None, "sd15", 1.2, "normal"),
+    _control("sd15-segmentation", "lllyasviel/control_v11p_sd15_seg", OPENRAIL, 2023, None, "sd15", 1.2,
+             "segmentation"),
     _control("sdxl-union", "xinsir/controlnet-union-sdxl-1.0", APACHE, 2024,
              "801a4a3fa3d4c936f4feea95b98607bc6726f80c", "sdxl", 3, "canny", "scribble", "drawing", "line_art_plain",
              "soft_edge", "line_art", "pose", "depth", "normal", "segmentation"),
+    _control("sd35-large-canny", "stabilityai/stable-diffusion-3.5-large-controlnet-canny", STABILITY, 2024, None,
+             "sd35-large", 18, "canny", gate=True),
+    _control("sd35-large-depth", "stabilityai/stable-diffusion-3.5-large-controlnet-depth", STABILITY, 2024, None,
+             "sd35-large", 18, "depth", gate=True),
+    _control("sd35-large-blur", "stabilityai/stable-diffusion-3.5-large-controlnet-blur", STABILITY, 2024, None,
+             "sd35-large", 18, "blur", gate=True),
+    _control("flux1-union", "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0", FLUX_1, 2025,
+             "ee7b07538d5c07499f4b92ae4c210a44a18ebf18", "flux1-dev", 4.5, "canny", "soft_edge", "depth", "pose"),
     *_companion("emoji-sd-canny", "controlnet", "emoji-sd", "canny"),
 )
 # Nets that work for a tab but are none of its models: recipes may name them, no picker shows them.
@@ -317,19 +333,35 @@ def companions(model: Model, kind: str) -> list[Model]:
     return [net for net in models(model.tab, kind) if net.base == model.fits]
 
 
+def variable(what: str, id: str) -> str:
+    """The environment variable in which a person says what is not known here."""
+    return f"TRUGBILD_{what}_" + re.sub(r"\W", "_", id).upper()
+
+
+def pinned(model: Model) -> Model:
+    """A model of the hub, with the commit that a person named where none is known here. Raises revision_unknown."""
+    if model.revision:
+        return model
+    name = variable("REVISION", model.id)
+    given = os.environ.get(name, "").strip().lower()
+    if not re.fullmatch("[0-9a-f]{40}", given):
+        raise Problem("revision_unknown", model=model.id, variable=name, url=model.card_url)
+    return replace(model, revision=given)
+
+
 def checksums(model: Model) -> Mapping[str, str | None]:
     """The sha256 of each file. What is not known here comes from TRUGBILD_SHA256_<ID>, or Problem checksum_unknown.
 
     Where several files are not known, the variable holds theirs in the order of model.files, with commas between.
     """
-    variable = "TRUGBILD_SHA256_" + re.sub(r"\W", "_", model.id).upper()
-    asked = [name for name, sha256 in model.files.items() if sha256 == ASK]
-    given = re.findall(r"[^\s,]+", os.environ.get(variable, "").lower())
+    name = variable("SHA256", model.id)
+    asked = [file for file, sha256 in model.files.items() if sha256 == ASK]
+    given = re.findall(r"[^\s,]+", os.environ.get(name, "").lower())
     if asked and (len(given) != len(asked) or not all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in given)):
         if len(asked) == 1:
-            raise Problem("checksum_unknown", model=model.id, variable=variable, file=asked[0])
-        folders = ", ".join(name.split("/")[-2] for name in asked)
-        raise Problem("checksums_unknown", model=model.id, variable=variable, n=len(asked), folders=folders)
+            raise Problem("checksum_unknown", model=model.id, variable=name, file=asked[0])
+        folders = ", ".join(file.split("/")[-2] for file in asked)
+        raise Problem("checksums_unknown", model=model.id, variable=name, n=len(asked), folders=folders)
     return {**model.files, **dict(zip(asked, given, strict=False))}
 
 
@@ -386,8 +418,8 @@ def discover(runs: str | Path = "runs") -> list[Model]:
 
 def revision(model: Model) -> str:
     """What a recipe calls the exact weights: the commit on the hub, else the start of the weights' sha256."""
-    if model.revision:
-        return model.revision
+    if not model.path:
+        return pinned(model).revision
     files = [model.path / name for name in _weights(model.path)]
     return _digest(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 

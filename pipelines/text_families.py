@@ -41,6 +41,7 @@ from diffusers import (
     ZImagePipeline,
 )
 
+from . import registry, runtime
 from .text_family import Conditions, Family
 from .text_levels import FLOW
 
@@ -134,6 +135,13 @@ class StableDiffusion3(Flow):
     @property
     def multiple(self):
         return self.pipe.vae_scale_factor * self.pipe.patch_size
+
+    def _guided(self, pipe, guide, takes):
+        call = super()._guided(pipe, guide, takes)
+        if ("canny",) in [net.conditions for net in registry.models(None, "controlnet") if net.id == guide.net]:
+            # the net for edges alone learnt from pixels that were scaled so; those for others from the usual [-1, 1]
+            call["control_image"] = (runtime.to_tensor(guide.image) + 1) * 63.75 + 0.5
+        return call
 
     @property
     def tokenizer(self):

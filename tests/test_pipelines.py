@@ -139,10 +139,24 @@ def test_every_entry_is_whole():
         if model.source == "bundled":
             assert model.path.parent == registry.CHECKPOINTS
         else:
-            assert re.fullmatch(r"[0-9a-f]{40}", model.revision)
+            assert re.fullmatch(r"[0-9a-f]{40}", model.revision or "0" * 40)
             for name, sha256 in model.files.items():
                 assert name.endswith((".json", ".safetensors", ".pt", ".pth"))
                 assert name.endswith(".json") or re.fullmatch(r"[0-9a-f]{64}", sha256) or sha256 == registry.ASK
+
+
+def test_a_version_that_is_not_known_is_asked_for(monkeypatch):
+    model = registry.get("sd35-large-depth")
+    assert model.revision is None and pipelines.hub.folder(model) is None
+    with pytest.raises(Problem, match="TRUGBILD_REVISION_SD35_LARGE_DEPTH.*controlnet-depth shows"):
+        pipelines.hub.fetch(model)
+    assert pipelines.hub.status(model).code == "revision_unknown"
+    monkeypatch.setenv("TRUGBILD_REVISION_SD35_LARGE_DEPTH", " " + "A" * 40)
+    assert registry.pinned(model).revision == registry.revision(model) == "a" * 40
+    assert pipelines.hub.status(model).code in ("gated", "offline", "offline_mode")
+    monkeypatch.setenv("TRUGBILD_REVISION_SD35_LARGE_DEPTH", "main")
+    with pytest.raises(Problem, match="No version"):
+        registry.pinned(model)
 
 
 def test_problems_travel_between_processes():

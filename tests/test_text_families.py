@@ -333,6 +333,22 @@ def test_a_guide_is_that_of_diffusers(plain, ours, monkeypatch, name):
     assert not same(drawn(pipe, start=start), expected)
 
 
+def test_edges_for_sd35_are_scaled_as_its_net_learnt_them(plain, ours, monkeypatch):
+    """Stability AI's own example: pixels of 0 and 255 become 0.5 and 128, not -1 and 1; only of the net for edges."""
+    net, pipe, seen = control(plain("sd3"), "sd3"), ours("sd3"), []
+    monkeypatch.setattr(pipe, "_guide", lambda guide: net)
+    encode = pipe.pipe.vae.encode
+    monkeypatch.setattr(pipe.pipe.vae, "encode", lambda x: seen.append(x) or encode(x))
+    for name in ("sd35-large-canny", "sd35-large-depth"):
+        drawn(pipe, guide=Guide(name, EDGES))
+    low, high = np.asarray(EDGES).min(), np.asarray(EDGES).max()
+    assert (seen[0].min(), seen[0].max()) == (
+        pytest.approx(low / 2 + 0.5, abs=0.1),
+        pytest.approx(high / 2 + 0.5, abs=0.1),
+    )
+    assert seen[1].abs().max() <= 1
+
+
 def test_a_guide_that_cannot_be(plain, ours, monkeypatch):
     for name, guide in (
         ("sdxl-union", Guide("net", EDGES, mode="blur")),
