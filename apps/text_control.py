@@ -46,7 +46,8 @@ CONDITIONS = tuple(conditions.CONDITIONS)
 EDGES = "canny"
 LINES = (EDGES, "scribble", "drawing", "line_art_plain", "soft_edge", "line_art")  # what a net for edges follows, too
 PEN, RUBBER = 10, 60  # widths in canvas units; the pen's is one pixel of 128, as edges are that nets learn from
-# A frog with a melon: what the prompt asks for at first.
+# What is there at first.
+OUTLINED = "frog with melon hat"
 OUTLINE = (
     "s:IJYG8AQ3HU0HVRhNPi1WAGYeXj1WNXQfnAEInAE-jgFudJwBRsQBIJgCAMQBH5wBRW5zPo0BCJsBH5sBNXM9VR5dAGUtVU09VRdNCDceESBrEVwz"
     "Tk82WxJbEU81M00RWxJdNE1QM1wRXBJQNDROEl4PjQPAAg9ILThBIEcAQR8tNw9HEEcuN0IfSABCIC44EEgPgAUAD0gtOEEgRwBBHy03D0cQRy43Qh9I"
@@ -200,7 +201,9 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
                 with gr.Row():
                     line = gr.HTML(min_height=30)
                     stop = gr.Button(t("shell.stop"), elem_classes="stop", scale=0, min_width=90, size="sm")
-        to = gr.Textbox("", label=t("text.control.to"), placeholder=t("text.control.as_above"), lines=1, max_lines=3)
+        to = gr.Textbox(
+            OUTLINED, label=t("text.control.to"), placeholder=t("text.control.as_above"), lines=1, max_lines=3
+        )
         with gr.Row():
             strength = Slider(*GUIDE_STRENGTH, 1, step=0.05, label=t("text.control.strength"))
             begin = Slider(*WHEN, 0, step=0.05, label=t("text.control.begin"))
@@ -265,7 +268,7 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
         Param("guide_source", source, Choice(lambda: list(SOURCES)), HAND),
         Param("condition", condition, Choice(lambda: list(CONDITIONS)), EDGES),
         Param("guide_lines", lines, Text(checked), OUTLINE),
-        Param("guide_prompt", to, Text(lambda text: None, LONGEST_PROMPT), ""),
+        Param("guide_prompt", to, Text(lambda text: None, LONGEST_PROMPT), OUTLINED),
         Param("guide_strength", strength, Range(*GUIDE_STRENGTH), 1),
         Param("guide_begin", begin, Range(*WHEN), 0),
         Param("guide_end", end, Range(*WHEN), 1),

@@ -41,7 +41,7 @@ from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LONGES
 
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "control", "steps", "words", "noise", "paths", "how"]
-FIRST, PROMPT, SEED = "emoji-sd", "frog with melon hat", 5
+FIRST, PROMPT, SEED = "emoji-sd", "cat with melon hat", 7
 CHIPS = 5  # example prompts, text.chips.n
 
 

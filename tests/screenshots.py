@@ -1,4 +1,4 @@
-"""README's pictures: `make screenshots` writes docs/screenshots/*.webp."""
+"""README's pictures: `make screenshots` writes docs/screenshots/*.webp, and beside the ControlNet its first picture."""
 
 import io
 import sys
@@ -8,6 +8,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image
 
+import pipelines
+from apps.text_control import EDGES, HAND, OUTLINE, OUTLINED, control
+from apps.text_to_image import FIRST, PROMPT, SEED
+from pipelines import registry
 from tests.served import ROOT, chromium, opened, served
 
 FOLDER = ROOT / "docs" / "screenshots"
@@ -23,11 +27,22 @@ PICTURES = {
     "reconstruct": ("lang=de&section=reconstruct&noise=0.3&__theme=light", (1280, 1000), "#rebuilt img"),
     "compare": ("lang=en&section=compare&__theme=dark", (1280, 1240), ".figures img"),
     "lecture": ("lang=de&grid=1&lecture=1&__theme=dark", (1280, 720), "#decoded img"),
+    "text": ("tab=text_to_image&lang=de&__theme=light", (1280, 1000), "#drawn img"),
+    "control": ("tab=text_to_image&section=control&lang=en&__theme=dark", (1280, 1000), "#controlled img"),
     "phone": ("lang=de&section=sample&__theme=light", (390, 1240), ".figures img"),
 }
 
 
+def first_of_control() -> None:
+    """What the section of the ControlNet shows before a net is loaded; to be drawn anew when its nets learnt on."""
+    model = registry.get("emoji-sd-canny")
+    asked = FIRST, PROMPT, "", SEED, *(registry.get(FIRST).defaults[name] for name in ("steps", "guidance"))
+    made = control(pipelines.load, *asked, "", "", 1.0, None, HAND, EDGES, OUTLINE, OUTLINED, 1.0, 0.0, 1.0, lang="en")
+    (model.path / "first.png").write_bytes(made.figures[1].data)
+
+
 def main() -> None:
+    first_of_control()
     FOLDER.mkdir(parents=True, exist_ok=True)
     with served() as (url, _), chromium() as browser:
         for name, (query, (width, height), picture) in PICTURES.items():

@@ -12,6 +12,7 @@ from served import served
 from visiting import NARROW, WIDE, Visit, changes, middle, says
 
 from apps import i18n
+from apps.text_to_image import PROMPT
 from pipelines import recipe, registry
 from tests import companions
 
@@ -44,7 +45,7 @@ def choose(page, label: str, option: str):
 def test_a_picture_is_there_without_a_click(en):
     page = en.open("tab=text_to_image")
     drawn(page)
-    assert kept(page)[0].settings["prompt"] == "frog with melon hat"
+    assert kept(page)[0].settings["prompt"] == PROMPT
 
 
 def test_an_example_is_drawn_and_the_visit_remembers(en):
@@ -54,7 +55,7 @@ def test_an_example_is_drawn_and_the_visit_remembers(en):
     page.get_by_role("button", name=chip, exact=True).click()
     says(page, prompt=chip)
     second = drawn(page, first)
-    assert [made.settings["prompt"] for made in kept(page)[:2]] == [chip, "frog with melon hat"]
+    assert [made.settings["prompt"] for made in kept(page)[:2]] == [chip, PROMPT]
     page.locator(".visit figure").nth(1).get_by_role("button").click()  # what was drawn before comes again
     assert drawn(page, second) == first
     assert "prompt" not in page.url, "the default stands in no link"
