@@ -271,6 +271,7 @@ MODELS = (
     _control("flux1-union", "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0", FLUX_1, 2025,
              "ee7b07538d5c07499f4b92ae4c210a44a18ebf18", "flux1-dev", 4.5, "canny", "soft_edge", "depth", "pose"),
     *_companion("emoji-sd-canny", "controlnet", "emoji-sd", "canny"),
+    *_companion("emoji-sd-pizza", "lora", "emoji-sd"),
 )
 # Nets that work for a tab but are none of its models: recipes may name them, no picker shows them.
 # The authors' own file lies on GitHub, release v0.2.5.0; on the hub it is part of other people's Spaces.

@@ -1,18 +1,22 @@
 """The judge of text to image on scenes whose answer is known, and `evaluate.py text_to_image` on tiny models."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from diffusers import DiffusionPipeline
 from PIL import Image
 
+from pipelines import recipe
 from pipelines.text_to_image import TextToImagePipeline
-from tests import emoji, tiny_text
-from training import common, emoji_judge, evaluate, lora
+from tests import companions, emoji, tiny_text
+from training import bundle_text, common, emoji_judge, evaluate, lora
 from training import evaluate_text as text
 from training.emoji_judge import HEADS, Judge, Shown
 from training.prepare import new_thing
@@ -278,6 +282,21 @@ def test_a_lora_is_measured_beside_its_model(folders, pack, judge, tmp_path, mon
     assert [prompt for prompt, with_it in asked if with_it] == [prompt for prompt, with_it in asked if not with_it]
     assert all("pizza" in prompt.lower() for prompt, _ in asked[:3])
     assert not any("pizza" in prompt.lower() for prompt, _ in asked[3:6])
+
+
+def test_what_comes_with_the_app(folders, tmp_path):
+    run = shutil.copytree(folders["diffusion"], tmp_path / "run")
+    (run / "state").mkdir(exist_ok=True)
+    bundle_text.bundle(run, tmp_path / "out", "owl", 3)
+    made = recipe.read(tmp_path / "out" / "first.png")
+    assert (made.seed, made.settings["prompt"]) == (3, "owl")
+    names = {file.relative_to(run) for file in run.rglob("*") if file.is_file() and "state" not in file.parts}
+    kept = {file.relative_to(tmp_path / "out") for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert kept - names == {Path("first.png")} and names - kept == set()
+    companions.lora(tmp_path / "lora", DiffusionPipeline.from_pretrained(run), "unet", "tiny-sd")
+    bundle_text.bundle(tmp_path / "lora", tmp_path / "new", "owl", 3)
+    kept, made = (sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("new", "lora"))
+    assert kept == made
 
 
 def test_a_missing_judge_is_trained(scenes, pack, tmp_path):

@@ -3,7 +3,8 @@
     python -m training.bundle_text runs/emoji-sd --out pipelines/checkpoints/emoji-sd --seed 5
 
 The prompt and the seed are those of the picture that the first screen shows (`first.png`). Give the model its line in
-MODELS of pipelines/registry.py first: the picture names the model that made it.
+MODELS of pipelines/registry.py first: the picture names the model that made it. A ControlNet or a LoRA is copied; the
+first picture of the ControlNet's section is drawn by `make screenshots`.
 """
 
 import argparse
@@ -14,17 +15,21 @@ from pathlib import Path
 
 import pipelines
 from pipelines.recipe import save
+from pipelines.registry import INDEX, LORA, WEIGHTS
 
-KEPT = ("model_index.json", "words.json", "training.json", "README.md")
+KEPT = ("words.json", "training.json", "README.md", "config.json", INDEX, WEIGHTS, LORA)
 
 
 def bundle(run: Path, out: Path, prompt: str, seed: int) -> None:
-    """Copies what the app needs, and has the model draw its first picture."""
+    """Copies what the app needs, and has a model draw its first picture."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     for name in KEPT:
-        shutil.copyfile(run / name, out / name)
-    for part in json.loads((run / "model_index.json").read_text("utf-8")):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, out / name)
+    if not (run / INDEX).is_file():
+        return
+    for part in json.loads((run / INDEX).read_text("utf-8")):
         if (run / part).is_dir():
             shutil.copytree(run / part, out / part)
     picture, recipe = pipelines.load(out).draw(prompt, seed=seed)
@@ -35,8 +40,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompt", default="frog with melon hat")
-    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--prompt", default="cat with melon hat")
+    parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     bundle(args.run, args.out, args.prompt, args.seed)
     return 0
