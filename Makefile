@@ -74,6 +74,7 @@ benchmarks: .venv/tests
 	$(BIN)/python tests/benchmarks/train_step.py
 	$(BIN)/python tests/benchmarks/faces.py
 	$(BIN)/python tests/benchmarks/style_transfer.py
+	$(BIN)/python tests/benchmarks/text_to_image.py
 
 # An empty file stands for each set of packages that is installed; a changed list of pins installs anew.
 .venv/app: requirements.txt | .venv/bin/pip

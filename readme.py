@@ -23,7 +23,21 @@ FIGURES = {  # tab -> column -> key in training.json, digits
         "cycle error of A": ("cycle_error_AtoB", 3),
         "cycle error of B": ("cycle_error_BtoA", 3),
     },
-    "text_to_image": {"scenes seen": ("scenes seen", 0), "loss of held-out scenes": ("loss_held_out", 3)},
+    "text_to_image": {
+        "scenes seen": ("scenes seen", 0),
+        "object right": ("object_right", 2),
+        "hat right": ("hat_right_trained", 2),
+        "hat of a new pair": ("hat_right_held_out", 2),
+        "background": ("background_right", 2),
+        "frog with melon hat": ("frog_with_melon_hat_right", 1),
+    },
+    "companions": {  # nets that go with another
+        "edges followed, F": ("F of edges, with control", 2),
+        "without it": ("F of edges, without control", 2),
+        "new thing drawn": ("new_thing_right", 2),
+        "old things right": ("object_right", 2),
+        "old things without it": ("object_right_without", 2),
+    },
 }
 
 
@@ -34,11 +48,11 @@ def front_matter() -> str:
 
 
 def models(tab: str) -> str:
-    """A line for each bundled model of a tab."""
+    """A line for each bundled model of a tab, or for the companions."""
     rows = [["model", "trained on", "parameters", *FIGURES[tab]], ["---"] * (3 + len(FIGURES[tab]))]
     for file in sorted(ROOT.glob("pipelines/checkpoints/*/training.json")):
         facts = json.loads(file.read_text("utf-8"))
-        if facts["tab"] == tab:
+        if ("companions" if facts.get("base") else facts["tab"]) == tab:
             name = f"[{file.parent.name}]({file.parent.relative_to(ROOT).as_posix()}/README.md)"
             found = [(facts["figures"].get(key), digits) for key, digits in FIGURES[tab].values()]
             figures = ["–" if value is None else f"{value:.{digits}f}" for value, digits in found]

@@ -16,7 +16,7 @@ from apps.links import Number as Range
 from apps.photos import OWN, PHOTOS, chosen
 from apps.sections import PRIVATE, Sections, loading_text
 from apps.text_inside_pictures import DRAWN, drawn
-from apps.text_pictures import STEM, Asked, known, small
+from apps.text_pictures import STEM, Asked, button, known, small
 from apps.widgets import (
     Dropdown,
     Figure,
@@ -171,6 +171,21 @@ def first(asked: Asked, wanted: Control, lang: str) -> Result | None:
     return wanted.shown(asked, image, picture, recipe, net, lang)
 
 
+def instead(lang: str) -> str:
+    """Where a model has no ControlNet: one that has, as a button, and what it draws along the outline. HTML"""
+    for net in registry.models(STEM, "controlnet"):
+        if net.path and (kept := recipes.first(net.path)):
+            lines = png(drawing.painted(OUTLINE, Image.new("RGB", kept[0].size), PEN, RUBBER))
+            figures = (
+                Figure(lines, say("text.control.before", lang)),
+                Figure(png(kept[0]), say(f"models.{net.base}", lang)),
+            )
+            pick = html.escape(say("text.control.instead", lang, model=say(f"models.{net.base}", lang)))
+            settings = {"model": net.base} | {name: known(net.base).defaults[name] for name in ("steps", "guidance")}
+            return f'<div class="uses">{button("set", settings, pick)}</div>{before_after(*figures, lang)}'
+    return ""
+
+
 def condition_choices(model: str, lang: str) -> list[tuple[str, str]]:
     """As a picker has them; what cannot be followed or had here stays in the list and says why."""
     choices = []
@@ -232,7 +247,9 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
             known_already = first(one, what, lang)
             what.painted(on)
         except Problem as problem:  # nothing is broken, something is missing: to be read for longer than a moment
-            yield f'<div class="warning">{html.escape(sentence(problem, lang))}</div>', status(lang), *[gr.skip()] * 2
+            shown = f'<div class="warning">{html.escape(sentence(problem, lang))}</div>'
+            shown += instead(lang) if problem.code == "no_controlnet" else ""
+            yield shown, status(lang), *[gr.skip()] * 2
             return
         if known_already:
             yield before_after(*known_already.figures, lang), status(lang), gr.skip(), gr.skip()

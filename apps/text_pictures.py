@@ -232,7 +232,7 @@ def first(values: dict, lang: str) -> list[Figure] | None:
 # ---- words
 
 
-def notes(model: str, prompt: str, lang: str, unread: str = "") -> list[str]:
+def notes(model: str, prompt: str, lang: str, unread: str = "", lora: str = "") -> list[str]:
     """What a person should know about the model, and how it reads this prompt; HTML. unread: what it does not see."""
     entry, steps = known(model), text_words.learning(known(model))
     early = (
@@ -240,14 +240,15 @@ def notes(model: str, prompt: str, lang: str, unread: str = "") -> list[str]:
         if steps
         else []
     )
-    return early + _read(entry, prompt, lang, unread)
+    words = text_words.words(entry, registry.get(lora) if lora else None)
+    return early + _read(words, prompt, lang, unread)
 
 
-def _read(entry: registry.Model, prompt: str, lang: str, unread: str) -> list[str]:
+def _read(words: text_words.Words | None, prompt: str, lang: str, unread: str) -> list[str]:
     if not prompt.strip():
         return [say("text.note.empty", lang)]
     cut = [say("text.note.cut", lang, cut=brief(unread))] if unread else []
-    if not (words := text_words.words(entry)):
+    if not words:
         return cut
     reading, said = text_words.read(prompt, words, lang), []
     for word, nearest in reading.unknown[:4]:

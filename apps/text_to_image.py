@@ -41,7 +41,8 @@ from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LONGES
 
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "control", "steps", "words", "noise", "paths", "how"]
-FIRST, PROMPT, SEED = "emoji-sd", "cat with melon hat", 7
+FIRST, PROMPT, SEED = "emoji-flux", "frog with melon hat", 8
+STEPS_FIRST, GUIDANCE_FIRST = (registry.get(FIRST).defaults[name] for name in ("steps", "guidance"))
 CHIPS = 5  # example prompts, text.chips.n
 
 
@@ -62,8 +63,8 @@ def build(load: Callable) -> Tab:
             with gr.Column(scale=3, min_width=280, elem_classes="later"):
                 model = Dropdown(label=t("text.model"), value=FIRST, choices=[FIRST], filterable=False)
                 seed, _ = seed_row(SEED)
-                steps = Slider(*STEPS, 20, step=1, label=t("text.steps_label"))
-                guidance = Slider(*GUIDANCE, 4, step=0.5, label=t("text.guidance"))
+                steps = Slider(*STEPS, STEPS_FIRST, step=1, label=t("text.steps_label"))
+                guidance = Slider(*GUIDANCE, GUIDANCE_FIRST, step=0.5, label=t("text.guidance"))
                 negative = gr.Textbox("", label=t("text.negative"), lines=1, max_lines=3, elem_classes="controls")
                 sampler = Dropdown(
                     label=t("text.sampler"), value="", choices=[""], filterable=False, elem_classes="controls"
@@ -117,7 +118,7 @@ def build(load: Callable) -> Tab:
         work = functools.partial(compute.draw, load, *asked, lang=lang)
         columns = math.ceil(math.sqrt(number)) if isinstance(number, int) and number > 1 else 0
         shown = functools.partial(figures, lang=lang, big=not columns, columns=columns)
-        said = noted(compute.notes(model, prompt, lang, load(model).unread(prompt)))
+        said = noted(compute.notes(model, prompt, lang, load(model).unread(prompt), lora))
         for update in live(lambda on_step: work(on_step=on_step), lang, lambda made: shown(made.figures), shown):
             yield *update, said
 
@@ -211,7 +212,7 @@ def build(load: Callable) -> Tab:
             *of_model(*(values[name] for name in ("model", "sampler", "lora", "width", "height")), lang),
             at_first(values, lang),
             f'<div class="uses">{buttons}</div>',
-            noted(compute.notes(values["model"], values["prompt"], lang)),
+            noted(compute.notes(values["model"], values["prompt"], lang, lora=values["lora"])),
         ]
 
     params = [
@@ -219,8 +220,8 @@ def build(load: Callable) -> Tab:
         Param("prompt", prompt, Text(lambda text: None, LONGEST_PROMPT), PROMPT),
         Param("negative_prompt", negative, Text(lambda text: None, LONGEST_PROMPT), ""),
         Param("seed", seed, Range(0, MAX_SEED, whole=True), SEED),
-        Param("steps", steps, Range(*STEPS, whole=True), 20),
-        Param("guidance", guidance, Range(*GUIDANCE), 4),
+        Param("steps", steps, Range(*STEPS, whole=True), STEPS_FIRST),
+        Param("guidance", guidance, Range(*GUIDANCE), GUIDANCE_FIRST),
         Param("sampler", sampler, Choice(lambda: ["", *EVERY_SAMPLER]), ""),
         Param("lora", lora, Choice(lambda: ["", *(m.id for m in registry.models(STEM, "lora"))]), ""),
         Param("lora_weight", lora_weight, Range(*LORA_WEIGHT), 1),

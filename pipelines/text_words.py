@@ -5,7 +5,7 @@ import functools
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .problems import Problem
@@ -37,10 +37,22 @@ class Reading:
     unseen: int  # letters that nobody sees; the tokenizer reads them all the same
 
 
-def words(model: Model) -> Words | None:
-    """None: a model that was taught language, not a list."""
+def words(model: Model, lora: Model | None = None) -> Words | None:
+    """With those that a LoRA added; None: a model that was taught language, not a list."""
     file = model.path and model.path / "words.json"
-    return _words(file, file.stat().st_mtime_ns) if file and file.is_file() else None
+    if not file or not file.is_file():
+        return None
+    known = _words(file, file.stat().st_mtime_ns)
+    return replace(known, words=known.words | _added(lora)) if lora else known
+
+
+def _added(lora: Model) -> frozenset[str]:
+    """The words of the captions that a LoRA of training/lora.py learnt from; of another's nothing is known."""
+    try:
+        facts = json.loads((lora.path / "training.json").read_text("utf-8"))
+        return frozenset(word for word in facts["words"] if isinstance(word, str))
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
 
 
 def learning(model: Model) -> tuple[int, int] | None:

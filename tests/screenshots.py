@@ -10,7 +10,7 @@ from PIL import Image
 
 import pipelines
 from apps.text_control import EDGES, HAND, OUTLINE, OUTLINED, control
-from apps.text_to_image import FIRST, PROMPT, SEED
+from apps.text_to_image import PROMPT, SEED
 from pipelines import registry
 from tests.served import ROOT, chromium, opened, served
 
@@ -28,7 +28,11 @@ PICTURES = {
     "compare": ("lang=en&section=compare&__theme=dark", (1280, 1240), ".figures img"),
     "lecture": ("lang=de&grid=1&lecture=1&__theme=dark", (1280, 720), "#decoded img"),
     "text": ("tab=text_to_image&lang=de&__theme=light", (1280, 1000), "#drawn img"),
-    "control": ("tab=text_to_image&section=control&lang=en&__theme=dark", (1280, 1000), "#controlled img"),
+    "control": (
+        "tab=text_to_image&model=emoji-sd&steps=20&guidance=4&section=control&lang=en&__theme=dark",
+        (1280, 1000),
+        "#controlled img",
+    ),
     "phone": ("lang=de&section=sample&__theme=light", (390, 1240), ".figures img"),
 }
 
@@ -36,7 +40,7 @@ PICTURES = {
 def first_of_control() -> None:
     """What the section of the ControlNet shows before a net is loaded; to be drawn anew when its nets learnt on."""
     model = registry.get("emoji-sd-canny")
-    asked = FIRST, PROMPT, "", SEED, *(registry.get(FIRST).defaults[name] for name in ("steps", "guidance"))
+    asked = model.base, PROMPT, "", SEED, *(registry.get(model.base).defaults[name] for name in ("steps", "guidance"))
     made = control(pipelines.load, *asked, "", "", 1.0, None, HAND, EDGES, OUTLINE, OUTLINED, 1.0, 0.0, 1.0, lang="en")
     (model.path / "first.png").write_bytes(made.figures[1].data)
 

@@ -157,6 +157,7 @@ def test_from_pictures_to_plain_diffusers(models, data, tmp_path, name):
     facts = json.loads((out / "training.json").read_text())
     assert (facts["kind"], facts["base"], facts["family"]) == ("lora", name, type(pipe).__name__)
     assert facts["figures"]["pictures"] == 5
+    assert set(facts["words"]) == {"a", "sks", "frog", *"01234"}
     assert facts["parameters"] == sum(value.numel() for value in weights.values())
     card = (out / "README.md").read_text()
     assert "load_lora_weights" in card

@@ -76,10 +76,10 @@ def test_words_are_named_and_added_by_a_click(en):
 def test_the_other_model_brings_its_own_steps(en):
     page = en.open("tab=text_to_image&steps=2")
     first = drawn(page)
-    choose(page, "text.model", i18n.say("models.emoji-flux", "en"))
-    says(page, model="emoji-flux", steps="8", guidance="3")
+    choose(page, "text.model", i18n.say("models.emoji-sd", "en"))
+    says(page, model="emoji-sd", steps="20", guidance="4")
     drawn(page, first)
-    assert kept(page)[0].settings["sampler"] == "Euler"
+    assert kept(page)[0].settings["sampler"] == "DDIM"
 
 
 def test_a_wide_picture(en):
@@ -93,15 +93,15 @@ def test_a_wide_picture(en):
 
 
 def test_a_cell_of_the_grid_opens_as_a_picture(en):
-    page = en.open("tab=text_to_image&section=grid&xs=1,2&y=seed&ys=7,8")
+    page = en.open("tab=text_to_image&section=grid&xs=1,2&y=seed&ys=6,7")
     cells = page.locator(".xy td button")
     expect(cells).to_have_count(4)
     expect(page.locator("#xy a.save")).to_have_count(1)
     cells.nth(3).click()
-    says(page, steps="2", seed="8")
-    expect(page.locator("#drawn figcaption")).to_have_text(re.compile("8$"))
+    says(page, steps="2", seed="7")
+    expect(page.locator("#drawn figcaption")).to_have_text(re.compile("7$"))
     drawn(page)
-    assert (kept(page)[0].seed, kept(page)[0].settings["steps"]) == (8, 2)
+    assert (kept(page)[0].seed, kept(page)[0].settings["steps"]) == (7, 2)
 
 
 def test_several_pictures_and_what_to_do_with_them(en):
@@ -151,7 +151,7 @@ def with_more(more, browser):
 
 
 def test_what_is_drawn_and_rubbed_out_by_hand_is_followed(with_more):
-    page = with_more.open("tab=text_to_image&section=control&steps=2")
+    page = with_more.open("tab=text_to_image&model=emoji-sd&section=control&steps=2")
     changes(page, "#controlled", None)
 
     def stroke(*places):
@@ -176,10 +176,14 @@ def test_what_is_drawn_and_rubbed_out_by_hand_is_followed(with_more):
     says(page, guide_source="cat", guide_lines="")
     choose(page, "text.model", i18n.say("models.emoji-flux", "en"))
     expect(page.locator("#controlled .warning")).to_contain_text("emoji-sd")
+    expect(page.locator("#controlled img")).to_have_count(2)  # what another model drew along the outline
+    page.locator("#controlled .uses button").click()
+    says(page, model="emoji-sd")
+    page.locator("#controlled .warning").wait_for(state="detached")
 
 
 def test_a_lora_is_picked_where_there_is_one(with_more):
-    page = with_more.open("tab=text_to_image&steps=2")
+    page = with_more.open("tab=text_to_image&model=emoji-sd&steps=2")
     plain = drawn(page)
     choose(page, "text.lora.label", "local/melons")
     says(page, lora="local/melons")

@@ -146,6 +146,13 @@ def test_strange_prompts_are_drawn(ask, prompt):
 # ---- what is said about a prompt
 
 
+def test_a_lora_brings_words():
+    assert "Pizza" in " ".join(text_pictures.notes("emoji-sd", "eine Pizza am Strand", "en"))
+    assert text_pictures.notes("emoji-sd", "eine Pizza am Strand", "en", lora="emoji-sd-pizza") == []
+    assert text_pictures.notes("emoji-sd", "a giraffe", "en", lora="emoji-sd-pizza") == []
+    assert "quux" in " ".join(text_pictures.notes("emoji-sd", "a quux", "en", lora="emoji-sd-pizza"))
+
+
 @pytest.mark.parametrize(
     "prompt, key",
     [

@@ -40,8 +40,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompt", default="cat with melon hat")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--prompt", default="frog with melon hat")
+    parser.add_argument("--seed", type=int, default=8)
     args = parser.parse_args()
     bundle(args.run, args.out, args.prompt, args.seed)
     return 0

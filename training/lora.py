@@ -37,6 +37,7 @@ from pipelines.runtime import to_tensor
 from training import common, text_families
 from training.common import TrainingError, option
 from training.text_to_image import spread
+from training.words import WORD
 
 ATTENTION = re.compile(r".*\.(to_[qkv]|to_out(\.0)?|add_[qkv]_proj|to_add_out|to_qkv_mlp_proj)")
 BLOCKS = re.compile(r"(?!.*\.norm).*block.*")  # what modulates the norms stays as it is
@@ -272,8 +273,10 @@ def mean_loss(family: text_families.Family, pictures: Pictures, seed: int) -> fl
     return torch.stack(losses).mean().item()
 
 
-def describe(config: Config, base: str, family: text_families.Family, defaults: dict, figures: dict) -> dict:
-    """What training.json and the card say; see `common.write_card`."""
+def describe(
+    config: Config, base: str, family: text_families.Family, defaults: dict, figures: dict, texts: list[str]
+) -> dict:
+    """What training.json and the card say; see `common.write_card`. texts: captions, whose words the app then knows."""
     id = Path(config.out).name
     return {
         "id": id,
@@ -289,6 +292,7 @@ def describe(config: Config, base: str, family: text_families.Family, defaults: 
         "base": base,
         "family": type(family.pipe).__name__,
         "defaults": defaults,
+        "words": sorted({word for text in texts for word in WORD.findall(text.lower())}),
         "data": {
             "name": "captioned pictures", "url": config.source, "licence": config.licence,
             "attribution": config.attribution,
@@ -361,7 +365,7 @@ def main(config: Config) -> None:
                 family.net.enable_adapters()
             if run.is_main:
                 run.picture("prompts", common.grid(torch.cat(drawn)))
-            run.save(lora, describe(config, base, family, defaults, figures))
+            run.save(lora, describe(config, base, family, defaults, figures, pictures.texts))
             family.net.train()
 
 
