@@ -271,12 +271,12 @@ def models(app, tmp_path_factory):
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_other_programs_get_the_same_sentence(public, checker, ask, models, lang):
     checker(bias=9.0)
-    how = "frog", "", 1, 2, 3.0, ""
-    for task, more in (("text_to_image", (1,)), ("xy_grid", ("steps", "1,2", "-", "")), ("diffusion_steps", (1,))):
+    how = "frog", "", 1, 2, 3.0, "", "", 1.0
+    for task, more in (("text_to_image", (1, 0, 0)), ("xy_grid", ("steps", "1,2", "-", "")), ("diffusion_steps", (1,))):
         said = ask(task, "local/language", *how, *more, lang=lang)
         assert said == ("error", i18n.say("problems.unsafe_picture", lang, model="local/language")), task
     assert ask("compare", *how[:3], ["local/language"], lang=lang)[0] == "error"
-    assert ask("text_to_image", "local/listed", *how, 1, lang=lang)[0] == "complete"
+    assert ask("text_to_image", "local/listed", *how, 1, 0, 0, lang=lang)[0] == "complete"
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
