@@ -230,8 +230,8 @@ def test_what_the_page_does_by_itself_is_not_in_the_api(http_):
         "/decode", "/reconstruct", "/interpolate", "/sample", "/arithmetic", "/autoencode_photo",
         "/person", "/walk", "/mix", "/face_arithmetic", "/edit", "/verdict", "/project", "/learnt",
         "/translate", "/styles", "/cycle", "/discriminator_map",
-        "/text_to_image", "/xy_grid", "/compare", "/change", "/diffusion_steps", "/attention", "/noise_picture",
-        "/paths",
+        "/text_to_image", "/xy_grid", "/compare", "/change", "/control", "/diffusion_steps", "/attention",
+        "/noise_picture", "/paths",
     }  # fmt: skip
     assert info["unnamed_endpoints"] == {}
 
