@@ -57,7 +57,7 @@ class Visit:
 
     def _said(self, message):
         # gradio says this of its open streams when the page is left for another one.
-        left = "AbortError: signal is aborted" in message.text or "Connection errored out" in message.text
+        left = "AbortError: " in message.text or "Connection errored out" in message.text
         if message.type == "error" and not left:
             self.wrong.append(message.text)
 
