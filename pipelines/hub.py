@@ -78,7 +78,7 @@ def status(model: Model) -> Problem | None:
     """Why the model's files cannot be had now, or None. Cheap: looks at files and at what the last contact showed."""
     try:
         checksums(model)
-        model = model if model.path else pinned(model)
+        model = pinned(model)
     except Problem as problem:
         return problem
     if folder(model):
@@ -112,7 +112,7 @@ def probe(timeout: float = 2.0) -> bool:
 def fetch(model: Model) -> Path:
     """The folder with the model's files, downloaded if they are not here. Every pinned sha256 is checked each time."""
     expected = checksums(model)
-    model = model if model.path else pinned(model)
+    model = pinned(model)
     where = folder(model) or _download(model)
     wrong = [name for name, sha256 in expected.items() if not _is_right(where / name, sha256)]
     if wrong and model.path:

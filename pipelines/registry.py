@@ -340,8 +340,8 @@ def variable(what: str, id: str) -> str:
 
 
 def pinned(model: Model) -> Model:
-    """A model of the hub, with the commit that a person named where none is known here. Raises revision_unknown."""
-    if model.revision:
+    """The model; from the hub with the commit that a person named where none is known here. Raises revision_unknown."""
+    if model.path or model.revision:
         return model
     name = variable("REVISION", model.id)
     given = os.environ.get(name, "").strip().lower()

@@ -1,6 +1,6 @@
 """A trained text-to-image model -> a folder that comes with the app.
 
-    python -m training.bundle_text runs/emoji-sd --out pipelines/checkpoints/emoji-sd --seed 5
+    python -m training.bundle_text runs/emoji-sd --out pipelines/checkpoints/emoji-sd
 
 The prompt and the seed are those of the picture that the first screen shows (`first.png`). Give the model its line in
 MODELS of pipelines/registry.py first: the picture names the model that made it. A ControlNet or a LoRA is copied; the

@@ -158,6 +158,10 @@ def pixels(images: list[Image.Image]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
+def seen_by(judge: Judge, question: Question, picture: Image.Image) -> Seen:
+    return Seen(question, picture, judge.answers(pixels([picture]))[0])
+
+
 def sheet(seen: list[Seen]) -> Image.Image:
     """Pictures with prompt and verdict: green, or in red what the judge sees instead."""
     font, line = ImageFont.truetype(FONT, 11), 13  # Pillow's own has no umlauts
@@ -214,8 +218,7 @@ def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
 
         @functools.cache
         def look(question: Question, steps: int) -> Seen:
-            picture, _ = pipeline.draw(question.prompt, seed=question.seed, steps=steps)
-            return Seen(question, picture, judge.answers(pixels([picture]))[0])
+            return seen_by(judge, question, pipeline.draw(question.prompt, seed=question.seed, steps=steps)[0])
 
         def through(x: torch.Tensor) -> torch.Tensor:
             pictures = [Image.fromarray(picture) for picture in x.permute(0, 2, 3, 1).numpy()]
@@ -260,8 +263,7 @@ def measure_lora(
     for ending, given in (("", Given(loras=(lora,))), ("_without", Given())):
         seen = []
         for question in told([*new, *old], f"pictures{ending}"):
-            picture, _ = pipeline.draw(question.prompt, seed=question.seed, given=given)
-            seen.append(Seen(question, picture, judge.answers(pixels([picture]))[0]))
+            seen.append(seen_by(judge, question, pipeline.draw(question.prompt, seed=question.seed, given=given)[0]))
         found[f"new_thing_right{ending}"] = share(one.right("object") for one in seen[: len(new)])
         found |= {name: value for name, value in figures(seen[len(new) :], ending).items() if "style" not in name}
         on_sheet += seen[:30] + seen[len(new) : len(new) + 20]

@@ -340,8 +340,8 @@ def main(config: Config) -> None:
 
     for step in run.steps():
         common.set_lr(optimizer, config.lr * common.cosine(step, config.steps, min(50, config.steps // 10)))
-        times = spread(torch.rand(config.batch_size, generator=run.generator("times")))
         x, told = pictures.batch(run)
+        times = spread(torch.rand(config.batch_size, generator=run.generator("times")))
         noise, u = run.noise(x.shape[1:]), run.share(times).to(run.device)
         with run.autocast():
             loss = family.loss(x, noise, u, told)
