@@ -5,7 +5,7 @@ back into values of the right type, `query` writes one in Python (for a recipe).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -100,6 +100,7 @@ class Param:
     component: Component
     kind: Number | Choice | Several | Switch | Text
     default: Any
+    of_model: Mapping[str, Any] = field(default_factory=dict)  # the default where the link names that model
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ class Tab:
 
     def read(self, query: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
         """query -> (value of every param, what was wrong). A wrong value leaves its default: the page must open."""
-        standard = {"section": self.first, **{p.name: p.default for p in self.params}}
-        values, problems = dict(standard), []
+        said, problems = {}, []
         kinds = {"section": Choice(lambda: list(self.ticks)), **{p.name: p.kind for p in self.params}}
         for name, text in query.items():
             if name in SHELL_KEYS or name.startswith("__"):
@@ -130,20 +130,26 @@ class Tab:
             try:
                 if name not in kinds:
                     raise Problem("unknown_setting", name=name)
-                values[name] = kinds[name].parse(name, text)
+                said[name] = kinds[name].parse(name, text)
             except Problem as problem:
                 problems.append(problem)
+        values = self._standard(said) | said
         try:
             self.check(values)
         except Problem as problem:
-            return standard, [*problems, problem]
+            return self._standard({}), [*problems, problem]
         return values, problems
+
+    def _standard(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What a link means by saying no more than that."""
+        own = {p.name: p.of_model.get(said.get("model"), p.default) for p in self.params}
+        return {"section": self.first, **own}
 
     def query(self, values: Mapping[str, Any]) -> str:
         """Values -> query string with this tab first and defaults left out; the opposite of `read`."""
-        shown = {
-            p.name: p.kind.format(values[p.name]) for p in self.params if values.get(p.name, p.default) != p.default
-        }
+        standard = self._standard(values)
+        differs = [p for p in self.params if values.get(p.name, standard[p.name]) != standard[p.name]]
+        shown = {p.name: p.kind.format(values[p.name]) for p in differs}
         section = values.get("section", self.first)
         where = {} if section == self.first else {"section": section}
         return urlencode({"tab": self.stem, **where, **shown}, safe=",:")

@@ -135,7 +135,7 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
             js = f"(wanted, ...ticks) => trugbild.redraw('{tab.stem}', {names_}, ticks, JSON.parse(wanted)[{i}])"
             step = step.then(None, [to_draw, *ticks], ticks, js=js)
             inputs = [p.component for p in tab.params]
-            standard = {p.name: p.default for p in tab.params}
+            standard = {p.name: [p.default, p.of_model] for p in tab.params}
             js = f"(...values) => trugbild.changed('{tab.stem}', {json.dumps(standard)}, values)"
             gr.on([c.change for c in inputs], None, inputs, None, js=js)
         step.then(None, js="() => trugbild.run()")

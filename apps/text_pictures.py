@@ -45,6 +45,12 @@ def asks(model: str, lang: str) -> str:
     return status(lang, text=told)
 
 
+def steps_and_guidance(model: str) -> tuple[int, float]:
+    """A model's own, as its pipeline has them."""
+    own = known(model).defaults
+    return own.get("steps", 20), own.get("guidance", 4.0)
+
+
 def sampler_names(model: registry.Model) -> tuple[str, ...]:
     return SAMPLERS[model.kind]
 

@@ -42,7 +42,7 @@ from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LONGES
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "control", "steps", "words", "noise", "paths", "how"]
 FIRST, PROMPT, SEED = "emoji-flux", "frog with melon hat", 8
-STEPS_FIRST, GUIDANCE_FIRST = (registry.get(FIRST).defaults[name] for name in ("steps", "guidance"))
+STEPS_FIRST, GUIDANCE_FIRST = compute.steps_and_guidance(FIRST)
 CHIPS = 5  # example prompts, text.chips.n
 
 
@@ -149,8 +149,7 @@ def build(load: Callable) -> Tab:
         return samplers(model, sampler), *shown, *sized, compute.word_list(model, lang), card_of(model, lang)
 
     def switch_model(model, sampler, lora, lang):
-        own = registry.get(model).defaults
-        return own.get("steps", 20), own.get("guidance", 4.0), *of_model(model, sampler, lora, 0, 0, lang)
+        return *compute.steps_and_guidance(model), *of_model(model, sampler, lora, 0, 0, lang)
 
     # ---- events
 
@@ -215,13 +214,14 @@ def build(load: Callable) -> Tab:
             noted(compute.notes(values["model"], values["prompt"], lang, lora=values["lora"])),
         ]
 
+    own = {m.id: compute.steps_and_guidance(m.id) for m in registry.models(STEM)}
     params = [
         Param("model", model, Choice(lambda: [m.id for m in registry.models(STEM)]), FIRST),
         Param("prompt", prompt, Text(lambda text: None, LONGEST_PROMPT), PROMPT),
         Param("negative_prompt", negative, Text(lambda text: None, LONGEST_PROMPT), ""),
         Param("seed", seed, Range(0, MAX_SEED, whole=True), SEED),
-        Param("steps", steps, Range(*STEPS, whole=True), STEPS_FIRST),
-        Param("guidance", guidance, Range(*GUIDANCE), GUIDANCE_FIRST),
+        Param("steps", steps, Range(*STEPS, whole=True), STEPS_FIRST, {id: n for id, (n, _) in own.items()}),
+        Param("guidance", guidance, Range(*GUIDANCE), GUIDANCE_FIRST, {id: g for id, (_, g) in own.items()}),
         Param("sampler", sampler, Choice(lambda: ["", *EVERY_SAMPLER]), ""),
         Param("lora", lora, Choice(lambda: ["", *(m.id for m in registry.models(STEM, "lora"))]), ""),
         Param("lora_weight", lora_weight, Range(*LORA_WEIGHT), 1),

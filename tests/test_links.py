@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from apps import drawing, i18n, inputs, links, shell
 from apps.links import Choice, Number, Several, Switch, Text
+from apps.text_to_image import FIRST
 from apps.vae_playground import HOME
 from pipelines import face_space, registry
 from pipelines.problems import Problem
@@ -138,6 +139,20 @@ def test_defaults_are_legal_and_left_out(page):
             text = param.kind.format(param.default)
             assert param.kind.parse(param.name, text) == param.default, param.name
             assert param.component.value == param.default, f"{param.name}: page and link begin differently"
+
+
+def test_what_a_link_leaves_out_is_the_models_own(page):
+    tab = page.tabs["text_to_image"]
+    for model in (FIRST, "emoji-sd", "flux2-klein-4b"):
+        own = registry.get(model).defaults
+        values, problems = tab.read({"model": model})
+        assert problems == [] and (values["steps"], values["guidance"]) == (own["steps"], own["guidance"])
+        assert tab.query(values) == "tab=text_to_image" + (f"&model={model}" if model != FIRST else "")
+    assert tab.read({"seed": "1"})[0]["steps"] == 8, "links from before mean what they meant"
+    assert tab.query({"model": "emoji-sd", "steps": 8, "guidance": 4.0}) == "tab=text_to_image&model=emoji-sd&steps=8"
+    assert tab.read({"model": "emoji-sd", "steps": "8"})[0]["steps"] == 8
+    assert tab.query({"model": FIRST, "steps": 20, "guidance": 4.0}) == "tab=text_to_image&steps=20&guidance=4"
+    assert tab.read({"model": "nobody's"})[0] == tab.read({})[0]
 
 
 def test_sliders_end_where_the_link_ends(page):

@@ -28,11 +28,11 @@ Object.assign(window.trugbild, (() => {
     }, 120);
   }
 
-  function changed(stem, defaults, values) {
-    const section = states[stem]?.section;
+  function changed(stem, defaults, values) {  // defaults: {name: [default, {model: its own}]}
+    const section = states[stem]?.section, model = values[Object.keys(defaults).indexOf("model")];
     states[stem] = section ? {section} : {};
-    Object.entries(defaults).forEach(([name, standard], i) => {
-      if (spell(values[i]) !== spell(standard)) states[stem][name] = spell(values[i]);
+    Object.entries(defaults).forEach(([name, [standard, ofModel]], i) => {
+      if (spell(values[i]) !== spell(ofModel[model] ?? standard)) states[stem][name] = spell(values[i]);
     });
     write();
   }
