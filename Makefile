@@ -52,15 +52,15 @@ train-controlnet: .venv/training
 	nice -n 19 $(BIN)/python -m training.controlnet --data $(DATA)/emoji --latents runs/emoji-latents --resume \
 		--out runs/emoji-sd-canny $(ARGS)
 
-# Two pairs, both directions each; run again after a stop. Left out: a night, two trains and a rock that no Monet answers to.
+# Two pairs, both directions each; run again after a stop.
 STYLE = nice -n 19 $(BIN)/python -m training.style_transfer --data $(DATA) --resume --ngf 24 --identity-every 4 --steps 10000 \
 	--log-every 100 --save-every 500 --sample-every 500 --snapshot-every 1000
 train-style: .venv/training
 	$(STYLE) --pair historic --out runs/historic --a faces/faces-color-128.parquet --b faces/faces-gray-128.parquet \
 		--grey-b --where-b "year<1935" --load-size 136 --zoom 1.06 $(ARGS)
-	$(STYLE) --pair monet --out runs/monet --a style/landscape-photos.parquet --b style/monet-paintings.parquet \
-		--group-a group --where-a "group!=France-Three-Country-Bridge; group!=Switzerland-Rhaetain-Railway; group!=Switzerland-Bernina-Railway; group!=America-Antelope-Canyon" \
-		--load-size 192 --zoom 1.5 --colour-a 0.25 $(ARGS)
+	$(STYLE) --pair monet --out runs/monet --b style/monet-paintings.parquet --group-a artist --tones 5 \
+		--a style/landscape-photos.parquet,style/landscape-photos.parquet,style/flower-sunflower.parquet \
+		--load-size 256 --zoom 1.5 --colour-a 0.25 $(ARGS)
 
 readme: .venv/app  # what it repeats: front matter, figures of the models
 	$(BIN)/python readme.py

@@ -15,7 +15,7 @@ import pipelines
 from pipelines import style_space
 from pipelines.models.cyclegan import Discriminator, Generator
 from training import bundle_style, common, style_transfer
-from training.style_transfer import crops, exchange, load_domain, matching, rate, recolour
+from training.style_transfer import crops, exchange, load_domain, matching, rate, recolour, smooth, tone_loss
 
 
 def write_parquet(path, count, seed, **columns):
@@ -33,6 +33,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("domains")
     write_parquet(folder / "a.parquet", 9, 0, year=[*range(1900, 1908), None], group=["x", "y", "z"] * 3)
     write_parquet(folder / "b.parquet", 6, 1)
+    (folder / "more.txt").write_text("Zoë\n", "utf-8")
     (folder / "more").mkdir()
     for i in range(4):
         Image.new("RGB", (50, 60), (20 * i, 90, 0)).save(folder / "more" / f"{i}.png")
@@ -59,7 +60,7 @@ def weights(out):
 
 def test_train_save_load_run(data, tmp_path):
     out = tmp_path / "tiny"
-    train(data, out, "--pair", "monet", "--colour-a", 0.2, "--zoom", 1.1, "--batch-size", 2)
+    train(data, out, "--pair", "monet", "--colour-a", 0.2, "--zoom", 1.1, "--batch-size", 2, "--tones", 5)
     x = torch.rand(1, 3, 32, 32) * 2 - 1
     parameters = 0
     for way in ("AtoB", "BtoA"):
@@ -87,7 +88,8 @@ def test_what_comes_with_the_app(data, tmp_path):
     train(data, tmp_path / "run")
     photo, out = tmp_path / "stairs.png", tmp_path / "style-run"
     Image.fromarray(np.arange(0, 48 * 40 * 3, 1).reshape(40, 48, 3).astype(np.uint8)).save(photo)
-    bundle_style.bundle(tmp_path / "run", out, photo, data / "a.parquet")
+    bundle_style.bundle(tmp_path / "run", out, photo, [data / "more.txt", data / "more.txt"])
+    assert (out / "CREDITS.txt").read_text("utf-8") == "Zoë\n\nZoë\n"
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     weights = {f"{way}{judge}/config.json" for way in ("AtoB", "BtoA") for judge in ("", "/discriminator")}
     weights |= {name.replace("config.json", "diffusion_pytorch_model.safetensors") for name in weights}
@@ -124,6 +126,39 @@ def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path, monkeypatch):
     assert whole["tracked"]["pool_a"]["filled"] == 2 and tensors[0]["/pool_a/pictures"].std() > 0.01
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(first[way][key], second[way][key]) for way in first for key in first[way])
+
+
+def test_goes_on_from_a_finished_pair(data, tmp_path):
+    """All four nets begin as those of the pair; at a rate of 0 they stay so."""
+    first, more = tmp_path / "first", tmp_path / "more"
+    train(data, first)
+    train(data, more, "--from", first, "--lr", 0, "--seed", 1)
+    files = list(first.glob("?to?/**/*.safetensors"))
+    assert len(files) == 4
+    for file in files:
+        begun = load_file(more / file.relative_to(first))
+        assert all(torch.equal(value, begun[key]) for key, value in load_file(file).items()), file
+    assert json.loads((more / "training.json").read_text())["figures"]["pictures seen"] == 4
+    with pytest.raises(common.TrainingError, match="of these sizes"):
+        train(data, tmp_path / "x", "--from", first, "--ngf", 8)
+
+
+def test_upsampling_begins_without_a_grid():
+    generator = Generator(8, 1)
+    layer = next(layer for layer in generator.modules() if isinstance(layer, torch.nn.ConvTranspose2d))
+
+    def unevenness():
+        return layer(torch.ones(1, layer.in_channels, 8, 8))[..., 2:-2, 2:-2].std((2, 3)).max()
+
+    assert unevenness() > 0.01
+    smooth(generator)
+    assert unevenness() < 1e-6
+
+
+def test_tones_may_not_move_but_strokes_may():
+    x = torch.rand(1, 3, 64, 64) - 0.5
+    strokes = 0.4 * (-1.0) ** torch.arange(64).view(1, 1, 1, 64)
+    assert tone_loss(x + strokes, x) < 1e-6 < 0.39 < tone_loss(x + 0.4, x)
 
 
 def test_seed_and_ema(data, tmp_path):

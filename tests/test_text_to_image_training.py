@@ -155,7 +155,7 @@ def test_goes_on_from_a_finished_model(pack, cache, tmp_path, monkeypatch, objec
         assert (more / name / "tokenizer.json").read_bytes() == (first / name / "tokenizer.json").read_bytes()
     with pytest.raises(common.TrainingError, match="no finished model"):
         train(pack, cache, tmp_path / "x", objective, "--from", tmp_path / "nothing")
-    with pytest.raises(common.TrainingError, match="of these widths"):
+    with pytest.raises(common.TrainingError, match="of these sizes"):
         train(pack, cache, tmp_path / "y", objective, "--from", first, "--text-width", 128)
 
 

@@ -9,6 +9,7 @@ Give the pair its line in MODELS of pipelines/registry.py first: the picture nam
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipelines.style_space import DIRECTIONS, SIZE
 NET = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
-def bundle(run: Path, out: Path, photo: Path, credits: Path | None = None) -> None:
+def bundle(run: Path, out: Path, photo: Path, credits: Sequence[Path] = ()) -> None:
     """Copies what the app needs, and has the pair make its first translation."""
     shutil.rmtree(out, ignore_errors=True)
     nets = [f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")]
@@ -29,7 +30,7 @@ def bundle(run: Path, out: Path, photo: Path, credits: Path | None = None) -> No
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / name, out / name)
     if credits:
-        shutil.copyfile(credits, out / "CREDITS.txt")
+        (out / "CREDITS.txt").write_text("\n".join(path.read_text("utf-8") for path in credits), "utf-8")
     _, picture, recipe = pipelines.load(out).translate(open_picture(photo), size=SIZE)
     recipe = replace(recipe, settings=recipe.settings | {"sample": photo.stem, "face": False})
     (out / "first.png").write_bytes(save(picture, recipe))
@@ -40,7 +41,9 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--photo", type=Path, required=True)
-    parser.add_argument("--credits", type=Path, help="who made the pictures, where their licence asks for it")
+    parser.add_argument(
+        "--credits", type=Path, nargs="+", default=(), help="who made the pictures, where their licence asks for it"
+    )
     args = parser.parse_args()
     bundle(args.run, args.out, args.photo, args.credits)
     return 0

@@ -33,6 +33,7 @@ The interface in one line each:
   Run                                `device, folder, step, rank, world, is_main, scalars-as-dicts through track(...)`,
                                      `steps indices share noise generator autocast update log due picture save`
   EMA, set_lr, cosine, grid          small helpers of a loop
+  begin, seen_before                 what --from needs: weights of a finished model, and what it had seen
   write_card                         training.json + README.md of a finished model
 
 A run goes on bit for bit: the order of the data is a function of (seed, epoch), noise of (seed, step), and the global
@@ -70,6 +71,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from pipelines.runtime import fast_bf16
 from training.data import Images, TrainingError, load_images  # noqa: F401 - scripts need `common` alone
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -93,7 +95,9 @@ class Config:
     batch_size: int = option(128, "pictures in an update, over all processes")
     lr: float = option(1e-3, "learning rate at its highest")
     seed: int = option(0, "of weights, order and noise")
-    precision: typing.Literal["fp32", "bf16"] = option("fp32", "of the forward pass; weights stay in fp32")
+    precision: typing.Literal["fp32", "bf16"] = option(
+        "fp32", "of the forward pass; weights stay in fp32. bf16 is fp32 where the processor would emulate it"
+    )
     cpu: bool = option(False, "ignore a GPU")
     log_every: int = option(100, "steps between lines of log.jsonl")
     save_every: int = option(1000, "steps between checkpoints")
@@ -228,6 +232,27 @@ def grid(x: torch.Tensor, columns: int | None = None) -> Image.Image:
     return Image.fromarray(sheet.squeeze(-1).numpy())
 
 
+def begin(part: torch.nn.Module, folder: str, name: str = "") -> None:
+    """Fills it with the weights of that part of a folder, or all of it, if one is given. Raises TrainingError."""
+    if not folder:
+        return
+    try:
+        part.load_state_dict(type(part).from_pretrained(Path(folder) / name, torch_dtype=torch.float32).state_dict())
+    except (OSError, ValueError, RuntimeError) as error:
+        what = name or type(part).__name__
+        raise TrainingError(f"{Path(folder).name} holds no {what} of these sizes.") from error
+
+
+def seen_before(folder: str, what: str) -> int:
+    """The figure `what` of a finished model that another begins as, 0 if it begins as none. Raises TrainingError."""
+    if not folder:
+        return 0
+    try:
+        return json.loads((Path(folder) / "training.json").read_text("utf-8"))["figures"][what]
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{Path(folder).name} is no finished model of this script.") from error
+
+
 # ------------------------------------------------------------------------------------------------------- checkpoint
 
 
@@ -290,7 +315,8 @@ class Run:
         self.config, self.step, self.seconds, self.tracked = config, 0, 0.0, {}
         self.folder, self.state_path = Path(config.out), Path(config.out) / "state" / "state.safetensors"
         cpu = config.cpu or not torch.accelerator.is_available()  # said outright: else two CPU processes are two runs
-        self.accelerator = Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[config.precision], cpu=cpu)
+        half = config.precision == "bf16" and fast_bf16(torch.device("cpu" if cpu else "cuda"))
+        self.accelerator = Accelerator(mixed_precision="bf16" if half else "no", cpu=cpu)
         self.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.is_main, self.autocast = self.accelerator.is_main_process, self.accelerator.autocast

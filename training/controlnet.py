@@ -28,7 +28,7 @@ from training.latents import HELD_OUT_SEED, Latents
 from training.latents import digest as digest_of
 from training.lora import Same, fingerprint, load
 from training.scenes import SIZE, Scenes
-from training.text_to_image import begin, captions, seen_before, spread
+from training.text_to_image import captions, spread
 
 THRESHOLDS = 100, 200  # of cv2.Canny; those that pipelines/conditions.py draws with
 SHOWN = 16  # held-out scenes that are drawn for the sheet and the figures
@@ -188,8 +188,8 @@ def main(config: Config) -> None:
         part.requires_grad_(False).to(run.device)
 
     net = ControlNetModel.from_unet(pipe.unet).requires_grad_(True).to(run.device)
-    begin(net, config.from_)
-    before = seen_before(config)
+    common.begin(net, config.from_)
+    before = common.seen_before(config.from_, "scenes seen")
     ema = common.EMA(net)
     optimizer = torch.optim.AdamW(net.parameters(), config.lr, weight_decay=0.01, fused=True)
     run.track(same=Same(weights=fingerprint(pipe.unet)), net=net, ema=ema, optimizer=optimizer)

@@ -20,6 +20,7 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from pipelines import runtime
 from training.common import TrainingError, one_sentence
 from training.scenes import Scenes
 
@@ -47,12 +48,12 @@ def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     """uint8 (N, 3, H, W) -> float16 (N, C, h, w): the mean of each latent, normalised to N(0, 1).
 
     Not a draw: the autoencoder's own noise is some hundredths, and the nets see more than that at almost all times.
-    In bf16, which is twice as fast and off by less than half a hundredth.
+    In bf16 where that is twice as fast; it is off by less than half a hundredth.
     """
     config, x = vae.config, pictures.to(vae.device).float() / 127.5 - 1
-    with torch.autocast(vae.device.type, torch.bfloat16):
+    with runtime.autocast():
         mean = torch.cat([vae.encode(part).latent_dist.mean.float() for part in x.split(16)])
-    return ((mean - (config.shift_factor or 0)) * config.scaling_factor).half().cpu()
+    return ((mean - (config.shift_factor or 0)) * config.scaling_factor).half().cpu().contiguous()
 
 
 def write(file: Path, vae: AutoencoderKL, scenes: Scenes, indices: range, facts: dict[str, str]) -> None:
@@ -108,8 +109,8 @@ class Latents:
 def prepare(data: str, vae: Path, out: Path, n: int, seed: int) -> None:
     facts = {"vae": digest(vae), "seed": str(seed)}
     scenes, others = Scenes(data, seed), Scenes(data, HELD_OUT_SEED, held_out=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32).to(device)
+    model = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32)
+    model.to(runtime.device(), memory_format=torch.channels_last)  # a quarter faster on a CPU
     out.mkdir(parents=True, exist_ok=True)
     write(out / "held-out.safetensors", model, others, range(HELD_OUT), facts)
     (out / "vae").mkdir(exist_ok=True)

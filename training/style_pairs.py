@@ -42,14 +42,16 @@ PAIRS = {
     ),
     "monet": Pair(
         "photograph", "painting by Monet",
-        "photographs of landscapes and paintings by Claude Monet", "https://github.com/hoojaoh/data-stunning",
-        "photographs: CC BY-SA 1.0 to 4.0, Free Art License or GFDL 1.2; paintings: public domain",
-        "51 landscape photographs from github.com/hoojaoh/data-stunning, each by its author on Wikimedia Commons; 300 "
-        "paintings by Claude Monet (1840-1926) from github.com/sergiuiacob1/monet-photos",
+        "photographs of landscapes and sunflowers, paintings by Claude Monet",
+        "https://github.com/hoojaoh/data-stunning",
+        "landscapes: CC BY-SA 1.0 to 4.0, Free Art License, GFDL 1.2; sunflowers: CC BY 2.0; paintings: public domain",
+        "51 landscape photographs from github.com/hoojaoh/data-stunning, each by its author on Wikimedia Commons; 430 "
+        "of sunflowers from TensorFlow's flower_photos, each by its photographer on Flickr; 300 paintings by Claude "
+        "Monet (1840-1926) from github.com/sergiuiacob1/monet-photos",
         "CC-BY-SA-4.0",
         (
-            "Learnt from 51 photographs alone, many of deserts, rock and snow. Colours shift towards Monet's; what "
-            "stands in a photo stays where it is.",
+            "Learnt from 51 landscapes, many of deserts, rock and snow, and from sunflowers. Large areas keep their "
+            "colour, as the training wants it; strokes and small colours are Monet's. What stands in a photo stays.",
             "Faces, text and cities are not landscapes: they are painted over, not painted.",
         ),
     ),

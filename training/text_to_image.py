@@ -178,17 +178,6 @@ def t5(config: Config, tokenizer) -> T5EncoderModel:
     )  # fmt: skip
 
 
-def begin(part: torch.nn.Module, folder: str, name: str = "") -> None:
-    """Fills it with the weights of that part of a folder, or all of it, if one is given. Raises TrainingError."""
-    if not folder:
-        return
-    try:
-        part.load_state_dict(type(part).from_pretrained(Path(folder) / name, torch_dtype=torch.float32).state_dict())
-    except (OSError, ValueError, RuntimeError) as error:
-        what = name or type(part).__name__
-        raise TrainingError(f"{Path(folder).name} holds no {what} of these widths and tokens.") from error
-
-
 def tokenizer(config: Config, texts: list[str], name: str):
     """That of the model it begins as, whose text encoder knows its numbers; else one of these captions' words."""
     kind, make = {
@@ -202,16 +191,6 @@ def tokenizer(config: Config, texts: list[str], name: str):
         raise TrainingError(f"{Path(config.from_).name} holds no {name}.") from error
 
 
-def seen_before(config: common.Config) -> int:
-    """How many scenes the model had seen that this one begins as."""
-    if not config.from_:
-        return 0
-    try:
-        return json.loads((Path(config.from_) / "training.json").read_text("utf-8"))["figures"]["scenes seen"]
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"{Path(config.from_).name} is no finished model of this script.") from error
-
-
 class Painter(torch.nn.Module):
     """Text encoders and net: what is learnt. `self(x_t, t, told)` predicts the direction of `losses`' target; told is
     what `read` makes of tokens: states of all tokens (N, length, width), and of the sentence (N, width)."""
@@ -221,7 +200,7 @@ class Painter(torch.nn.Module):
         self.config, self.vae, self.known = config, latents.vae, known
         self.tokenizer = tokenizer(config, texts, "tokenizer")
         self.text_encoder = clip(config, self.tokenizer)
-        begin(self.text_encoder, config.from_, "text_encoder")
+        common.begin(self.text_encoder, config.from_, "text_encoder")
 
     def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
         """captions -> token ids (N, length), one tensor a text encoder, as the pipeline makes them"""
@@ -262,7 +241,7 @@ class Diffusion(Painter):
             addition_embed_type="text", resnet_time_scale_shift="scale_shift",  # all layers hear of the sentence and t
         )  # fmt: skip
         torch.nn.init.zeros_(self.unet.conv_out.weight)
-        begin(self.unet, config.from_, "unet")
+        common.begin(self.unet, config.from_, "unet")
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction",
             clip_sample=False, rescale_betas_zero_snr=True, steps_offset=1, timestep_spacing="trailing",
@@ -301,7 +280,7 @@ class Flow(Painter):
         self.tokenizer_2 = tokenizer(config, texts, "tokenizer_2")
         self.tokenizers = [self.tokenizer, self.tokenizer_2]
         self.text_encoder_2 = t5(config, self.tokenizer_2)
-        begin(self.text_encoder_2, config.from_, "text_encoder_2")
+        common.begin(self.text_encoder_2, config.from_, "text_encoder_2")
         head = config.width // config.heads
         across = head // 16 * 6  # rotary numbers for column and row; the rest is that of the text's place, always 0
         self.transformer = FluxTransformer2DModel(
@@ -316,7 +295,7 @@ class Flow(Painter):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
         torch.nn.init.zeros_(self.transformer.proj_out.weight)
-        begin(self.transformer, config.from_, "transformer")
+        common.begin(self.transformer, config.from_, "transformer")
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=config.shift)
 
     def read(self, tokens: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -480,7 +459,8 @@ def describe(config: Config, painter: Painter, digest: str, figures: dict) -> di
 def main(config: Config) -> None:
     run = common.Run(config)
     latents = Latents(config.latents, config.scenes)
-    scenes, test, before = Scenes(config.data, latents.seed), Test(config, latents), seen_before(config)
+    scenes, test = Scenes(config.data, latents.seed), Test(config, latents)
+    before = common.seen_before(config.from_, "scenes seen")
     texts = {language: words.sample(scenes, language) for language in LANGUAGES}
     logging.set_verbosity_error()  # diffusers warns at each sheet that there is no safety checker
 

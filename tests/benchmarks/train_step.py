@@ -1,4 +1,4 @@
-"""Training steps as the scripts do them (--precision bf16) against plain fp32 steps of the same nets.
+"""Training steps as the scripts do them (bf16 where the hardware has it) against plain fp32 steps of the same nets.
 
     python tests/benchmarks/train_step.py [--net flow] [--times 15] [--compile]
 
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from pipelines import runtime
 from tests.benchmarks.machine import machine
 from training import text_to_image
 from training.quick import plain_attention, quick_flux
@@ -59,11 +60,11 @@ NETS = {
 }
 
 
-def stepper(net: torch.nn.Module, loss: Loss, bf16: bool, compiled: bool) -> Callable[[], None]:
+def stepper(net: torch.nn.Module, loss: Loss, ours: bool, compiled: bool) -> Callable[[], None]:
     """One update of a copy of net."""
     net = deepcopy(net)
-    optimizer = torch.optim.AdamW(net.parameters(), 1e-4, fused=bf16)
-    if bf16 and hasattr(net, "transformer"):
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-4, fused=ours)
+    if ours and hasattr(net, "transformer"):
         quick_flux(net.transformer)
     if compiled:
         net.compile()
@@ -71,8 +72,8 @@ def stepper(net: torch.nn.Module, loss: Loss, bf16: bool, compiled: bool) -> Cal
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with contextlib.ExitStack() as stack:
-            if bf16:
-                stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+            if ours:
+                stack.enter_context(runtime.autocast())
                 stack.enter_context(plain_attention(torch.device("cpu")))
             value = loss(net)
         value.backward()
@@ -84,9 +85,9 @@ def stepper(net: torch.nn.Module, loss: Loss, bf16: bool, compiled: bool) -> Cal
 def measure(name: str, times: int, compiled: bool) -> None:
     torch.manual_seed(0)
     net, loss, what = NETS[name]()
-    ways = {"fp32": stepper(net, loss, False, False), "bf16": stepper(net, loss, True, False)}
+    ways = {"fp32": stepper(net, loss, False, False), "ours": stepper(net, loss, True, False)}
     if compiled:
-        ways["bf16, compiled"] = stepper(net, loss, True, True)
+        ways["ours, compiled"] = stepper(net, loss, True, True)
     for step in ways.values():  # once without a clock: compiles, warms up
         step()
     seconds = {way: [] for way in ways}
