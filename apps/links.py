@@ -114,6 +114,8 @@ class Tab:
     welcome: Callable[[Mapping[str, Any], str], list]  # values, lang -> the first pictures and texts, for `welcomed`
     welcomed: list[Component]
     check: Callable[[Mapping[str, Any]], Any]  # raises Problem where good values do not go together
+    # -> values that a visit without a link begins with on this machine; what a link means is the same on all of them
+    here: Callable[[], Mapping[str, Any]] = dict
 
     @property
     def first(self) -> str:

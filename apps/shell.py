@@ -111,10 +111,12 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
                 values, wrong = tab.read(query if stem == name else {})
                 problems += wrong
                 asked = stem == name and any(key == "section" or key in values for key in query)
+                here = {} if asked or query.get("tab") == stem or "run" in query else tab.here()
+                values |= here
                 updates += [gr.Tabs(selected=values["section"])]
                 drawn.append(values["section"] if asked else "")
                 filled = [p for p in tab.params if p.component not in tab.welcomed]
-                updates += [values[p.name] if asked else gr.skip() for p in filled]
+                updates += [values[p.name] if asked or p.name in here else gr.skip() for p in filled]
                 updates += tab.welcome(values, lang)
                 if stem == name:
                     address = tab.query(values)

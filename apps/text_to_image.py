@@ -15,7 +15,7 @@ import gradio as gr
 
 from apps import text_change, text_compare, text_control, text_elsewhere, text_grid, text_inside, text_paths
 from apps import text_pictures as compute
-from apps.i18n import say, t
+from apps.i18n import say, t, texts
 from apps.links import Choice, Param, Tab, Text
 from apps.links import Number as Range
 from apps.sections import PRIVATE, Sections, loading_text
@@ -36,13 +36,15 @@ from apps.widgets import (
     seed_row,
     stops,
 )
-from pipelines import registry
+from pipelines import gpu_mb, registry
+from pipelines import status as availability
 from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LONGEST_SIDE, LORA_WEIGHT, SAMPLERS, STEPS
 
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "control", "steps", "words", "noise", "paths", "how"]
 FIRST, PROMPT, SEED = "emoji-flux", "frog with melon hat", 8
 STEPS_FIRST, GUIDANCE_FIRST = compute.steps_and_guidance(FIRST)
+ON_GPU = "flux2-klein-4b"  # begins instead of FIRST where a GPU has room for it
 CHIPS = 5  # example prompts, text.chips.n
 
 
@@ -127,6 +129,15 @@ def build(load: Callable) -> Tab:
         first = compute.first(values, lang)
         return figures(first, lang, big=True) if first else loading_text(lang=lang)
 
+    def before(values, lang):
+        """The same before anybody asked for a large model: what the small one made of the words, if that is there."""
+        if not (told := compute.asks(values["model"], lang)):
+            return at_first(values, lang)
+        small = {"model": FIRST, "steps": STEPS_FIRST, "guidance": GUIDANCE_FIRST}
+        first = compute.first({**values, **small}, lang) or []
+        by = texts(lang)[f"models.{FIRST}"]
+        return told + figures([one._replace(caption=f"{by} · {one.caption}") for one in first], lang, big=True)
+
     def meanwhile(
         model, prompt, negative, seed, steps, guidance, sampler, lora, lora_weight, number, width, height, lang
     ):  # fmt: skip
@@ -209,7 +220,7 @@ def build(load: Callable) -> Tab:
                 value=values["model"],
             ),
             *of_model(*(values[name] for name in ("model", "sampler", "lora", "width", "height")), lang),
-            at_first(values, lang),
+            before(values, lang),
             f'<div class="uses">{buttons}</div>',
             noted(compute.notes(values["model"], values["prompt"], lang, lora=values["lora"])),
         ]
@@ -239,8 +250,15 @@ def build(load: Callable) -> Tab:
     def check(values):
         compute.fitting(registry.get(values["model"]), values["lora"])
 
+    def here():
+        large = registry.get(ON_GPU)
+        if gpu_mb() < large.memory_mb or availability(large):
+            return {}
+        steps, guidance = own[ON_GPU]
+        return {"model": ON_GPU, "steps": steps, "guidance": guidance}
+
     welcomed = [model, *follows, result, chips, note]
-    return Tab(STEM, params, sections.tabs, sections.ticks, welcome, welcomed, check)
+    return Tab(STEM, params, sections.tabs, sections.ticks, welcome, welcomed, check, here)
 
 
 def noted(sentences: list[str]) -> str:

@@ -1,9 +1,11 @@
 """Models behind one door: load(id) gives a pipeline. Importing this loads neither torch nor anything else heavy."""
 
+import functools
 import gc
-import importlib
+import importlib.metadata
 import logging
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,7 +16,10 @@ from .problems import Problem
 from .registry import Model, discover, get, register_folder
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Problem", "budget_mb", "discover", "get", "load", "loaded", "probe", "register_folder", "status"]
+__all__ = [
+    "Model", "Problem", "budget_mb", "discover", "get", "gpu_mb", "load", "loaded", "probe", "register_folder",
+    "status",
+]  # fmt: skip
 
 _log = logging.getLogger(__name__)
 _guard = threading.Lock()  # for the three tables
@@ -86,6 +91,19 @@ def budget_mb() -> int:
             raise Problem("memory_setting", value=value)
         return int(value)
     return int(0.6 * _machine_mb())
+
+
+@functools.cache
+def gpu_mb() -> int:
+    """Memory of the CUDA GPU that torch would take, 0 where there is none: its driver is asked, without torch."""
+    if importlib.metadata.version("torch").endswith("+cpu"):
+        return 0
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0] or "-1"
+    command = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        return int(subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):  # no driver, no such GPU, or one that does not say
+        return 0
 
 
 def _machine_mb() -> int:

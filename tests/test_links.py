@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -11,11 +12,11 @@ from conftest import LANGUAGES, models_apart
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from apps import drawing, i18n, inputs, links, shell
+from apps import drawing, i18n, inputs, links, shell, text_pictures, text_to_image
 from apps.links import Choice, Number, Several, Switch, Text
 from apps.text_to_image import FIRST
 from apps.vae_playground import HOME
-from pipelines import face_space, registry
+from pipelines import face_space, hub, registry
 from pipelines.problems import Problem
 
 STROKES = "s:" + drawing.encode([[(100, 100), (500, 500), (900, 100)], [(0, 1000)]])
@@ -220,7 +221,10 @@ class Page:
 
     def __getitem__(self, name: str):
         """What the VAE tab's input of this name will show."""
-        (param,) = (param for param in self.page.tabs["vae_playground"].params if param.name == name)
+        return self.of("vae_playground", name)
+
+    def of(self, stem: str, name: str):
+        (param,) = (param for param in self.page.tabs[stem].params if param.name == name)
         return self.updates[param.component._id]
 
 
@@ -257,6 +261,37 @@ def test_no_link_keeps_the_page_from_opening(page, query):
         assert opened.address.startswith("tab=")
         assert Page(page, opened.address).notice == "", "the address that the page shows is one that it can open"
         assert len(opened.notice) < 1500
+
+
+def test_a_visit_without_a_link_begins_with_the_large_model_where_a_gpu_is(page, monkeypatch):
+    """And a link means the same on every machine."""
+    monkeypatch.setenv("TRUGBILD_MEMORY_MB", "64000")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(hub, "_reachable", True)
+    monkeypatch.setattr(text_to_image, "gpu_mb", lambda: 24_000)
+    tab = page.tabs["text_to_image"]
+
+    def begins(query: str) -> tuple:
+        """-> model, steps, guidance, HTML of the first picture"""
+        opened = Page(page, query)
+        shown = opened.updates[next(block for block in tab.welcomed if block.elem_id == "drawn")._id]
+        return opened.of(tab.stem, "model").value, *(opened.of(tab.stem, name) for name in ("steps", "guidance")), shown
+
+    model, steps, guidance, shown = begins("lang=de")
+    assert (model, steps, guidance) == ("flux2-klein-4b", 4, 1.0) == begins("tab=faces&seed=3")[:3]
+    assert "<img" in shown and i18n.say("models.emoji-flux", "de") in shown, "a picture is there, and whose it is"
+    for lang in LANGUAGES:
+        assert text_pictures.asks(model, lang) in begins(f"lang={lang}")[3], "and that the model has to be fetched"
+    alone = shell.page(None, (tab.stem,))
+    assert Page(SimpleNamespace(demo=alone), "").address == "tab=text_to_image&model=flux2-klein-4b"
+    for link in ("tab=text_to_image", "tab=text_to_image&seed=3", "tab=text_to_image&model=emoji-flux"):
+        assert begins(link)[0] == FIRST
+        assert "model" not in Page(SimpleNamespace(demo=alone), link).address
+    monkeypatch.setattr(hub, "_reachable", False)
+    assert begins("")[0] == FIRST, "what cannot be fetched is not begun with"
+    monkeypatch.setattr(hub, "_reachable", True)
+    monkeypatch.setattr(text_to_image, "gpu_mb", lambda: 12_000)
+    assert begins("")[0] == FIRST
 
 
 @pytest.mark.parametrize("query", ["across=z3", "model=vae-digits-16d&across=z17", "bits=9", "up=z1"])

@@ -438,3 +438,28 @@ def test_weights_of_another_model(hub, run):
     assert code(pipelines.load, "local/mine") == "weights_mismatch"
     save_file(tensors | {"surplus": tensors[first].clone()}, run / registry.WEIGHTS)
     assert code(pipelines.load, "local/mine") == "weights_mismatch"
+
+
+# ---- the machine
+
+
+def test_a_gpu_is_found_without_torch(tmp_path, monkeypatch):
+    """A driver's own program says so; here one that knows a card with the number 1."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\n[ "$1" = --id=1 ] && echo 24564\n')
+    program.chmod(0o755)
+
+    def found(version: str = "2.13.0", **environment: str) -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr("importlib.metadata.version", lambda _: version)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            pipelines.gpu_mb.cache_clear()
+            return pipelines.gpu_mb()
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found(CUDA_VISIBLE_DEVICES="1,0") == 24564
+    assert found(CUDA_VISIBLE_DEVICES="") == found(CUDA_VISIBLE_DEVICES="7") == 0
+    assert found("2.13.0+cpu", CUDA_VISIBLE_DEVICES="1") == 0, "which a torch without CUDA cannot use"
+    assert found(PATH="/nowhere", CUDA_VISIBLE_DEVICES="1") == 0
+    pipelines.gpu_mb.cache_clear()

@@ -8,12 +8,12 @@ import pytest
 from conftest import models_apart
 from diffusers import DiffusionPipeline
 from playwright.sync_api import expect
-from served import served
+from served import free_port, served
 from visiting import NARROW, WIDE, Visit, changes, middle, says
 
-from apps import i18n
+from apps import i18n, shell, text_to_image
 from apps.text_to_image import PROMPT
-from pipelines import recipe, registry
+from pipelines import hub, recipe, registry
 from tests import companions
 
 DRAWN = "#drawn figure:has(a.save) img"
@@ -46,6 +46,26 @@ def test_a_picture_is_there_without_a_click(en):
     page = en.open("tab=text_to_image")
     drawn(page)
     assert kept(page)[0].settings["prompt"] == PROMPT
+
+
+def test_where_a_gpu_is_the_large_model_begins_and_is_not_loaded(browser, monkeypatch):
+    monkeypatch.setenv("TRUGBILD_MEMORY_MB", "64000")
+    monkeypatch.setattr(hub, "_reachable", True)
+    monkeypatch.setattr(text_to_image, "gpu_mb", lambda: 24_000)
+    loaded = []
+    demo = shell.page(loaded.append, ("text_to_image",))
+    _, url, _ = shell.launch(
+        demo, server_name="127.0.0.1", server_port=free_port(), prevent_thread_lock=True, quiet=True
+    )
+    with browser.new_context(viewport=WIDE) as context:
+        page = Visit(SimpleNamespace(url=url.rstrip("/")), context).open("")
+        says(page, tab="text_to_image", model="flux2-klein-4b")
+        assert not re.search("steps|guidance", page.url), "they are the model's own"
+        drawn(page)
+        expect(page.locator("#drawn")).to_contain_text(i18n.say("models.emoji-flux", "en"))
+        expect(page.locator("#drawn [role=status]")).to_contain_text("GB")
+    demo.close(verbose=False)
+    assert "flux2-klein-4b" not in loaded
 
 
 def test_an_example_is_drawn_and_the_visit_remembers(en):

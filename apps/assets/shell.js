@@ -64,6 +64,8 @@ Object.assign(window.trugbild, (() => {
     for (const [name, text] of values) if (name !== "tab") (states[stem] ??= {})[name] = text;
     select(stem);
     ready = true;
+    const said = new URLSearchParams(location.search);
+    if ([...values.keys()].some((name) => name !== "tab" && !said.has(name))) write();  // what this machine begins with
     document.documentElement.dataset.ready = "1";
   }
 
