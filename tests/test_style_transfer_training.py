@@ -138,7 +138,8 @@ def test_goes_on_from_a_finished_pair(data, tmp_path):
     for file in files:
         begun = load_file(more / file.relative_to(first))
         assert all(torch.equal(value, begun[key]) for key, value in load_file(file).items()), file
-    assert json.loads((more / "training.json").read_text())["figures"]["pictures seen"] == 4
+    facts = json.loads((more / "training.json").read_text())
+    assert (facts["figures"]["pictures seen"], facts["config"]["from_"]) == (4, "first"), "and no path"
     with pytest.raises(common.TrainingError, match="of these sizes"):
         train(data, tmp_path / "x", "--from", first, "--ngf", 8)
 

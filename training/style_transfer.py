@@ -45,7 +45,7 @@ class Config(common.Config):
     group_a: str = option("", "column of A whose equal values are held out together, as crops of one photograph")
     group_b: str = option("", "the same of B")
     from_: str = option("", "folder of a pair of this script that all four nets begin as")
-    steps: int = option(30_000, "updates in all")
+    steps: int = option(30_000, "updates in all: may be changed")
     batch_size: int = option(1, "pictures of each domain in an update, over all processes")
     lr: float = option(2e-4, "of all nets, until it decays")
     decay_from: float = option(0.5, "share of the steps after which the rate falls linearly to 0")
@@ -68,6 +68,7 @@ class Config(common.Config):
         0.999, "decay of the mean of the generators' weights that is shipped; 0: the weights themselves"
     )
     snapshot_every: int = option(2_000, "steps between models kept in OUT")
+    may_change = frozenset({"steps"})  # what came before the rate falls does not depend on it
 
 
 # ---------------------------------------------------------------------------------------------------------- losses
