@@ -10,7 +10,7 @@ from PIL import Image
 
 from apps.i18n import say, sentence, texts
 from apps.widgets import Figure, Result, decimal, facts, jpeg, status
-from pipelines import hub, loaded, registry, text_safety, text_words
+from pipelines import hub, loaded, registry, text_plan, text_safety, text_words, want
 from pipelines import recipe as recipes
 from pipelines import status as availability
 from pipelines.problems import Problem, choice, number, whole
@@ -130,6 +130,7 @@ class Asked(NamedTuple):
     def made(self, picture: Image.Image, recipe: Recipe, caption: str, section: str, below: str = "", **inputs):
         """A picture that can be saved: with a recipe, which names the inputs as the link does."""
         changed_by = {"lora_revision": registry.revision(registry.get(self.lora))} if self.lora else {}
+        changed_by |= {name: recipe.settings[name] for name in text_plan.PIXELS if name in recipe.settings}
         recipe = replace(recipe, settings={"section": section, **self.settings(), **changed_by, **inputs})
         return Figure(
             save(picture, recipe),
@@ -291,6 +292,28 @@ def loaded_as(model: str, lang: str) -> str:
     names = texts(lang)
     pairs = [(names[f"text.plan.{name}"], names.get(f"text.plan.{value}", value)) for name, value in plan.items()]
     return f'<div class="card">{facts(pairs)}</div>'
+
+
+def plan_choices(model: str, lang: str) -> dict[str, list[tuple[str, str]]]:
+    """As pickers have it: what can be chosen of how a model lies in memory. In public it is everybody's."""
+    if text_safety.is_public():
+        return {}
+    names, automatic = texts(lang), (say("text.plan.automatic", lang), "")
+
+    def told(name: str, value: str) -> str:
+        return names[f"text.plan.no_{name}"] if value == "none" else names.get(f"text.plan.{value}", value)
+
+    can = text_plan.choices(known(model))
+    return {name: [automatic, *((told(name, value), value) for value in values)] for name, values in can.items()}
+
+
+def choose_plan(model, dtype, offload, quantisation, cache) -> None:
+    """From the next picture on the model lies in memory like this; "" is left to the machine."""
+    if text_safety.is_public():
+        raise Problem("plan_public")
+    can = text_plan.choices(known(model))
+    asked = {"dtype": dtype, "offload": offload, "quantisation": quantisation, "cache": cache}
+    want(model, **{name: choice(name, value, can.get(name, ())) for name, value in asked.items() if value != ""})
 
 
 def word_list(model: str, lang: str) -> str:

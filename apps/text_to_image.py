@@ -36,8 +36,9 @@ from apps.widgets import (
     seed_row,
     stops,
 )
-from pipelines import gpu_mb, registry
+from pipelines import gpu_mb, registry, wanted
 from pipelines import status as availability
+from pipelines.text_plan import ways
 from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LONGEST_SIDE, LORA_WEIGHT, SAMPLERS, STEPS
 
 STEM = "text_to_image"
@@ -91,6 +92,10 @@ def build(load: Callable) -> Tab:
                     vocabulary = gr.HTML(elem_id="vocabulary")
                 with gr.Accordion(t("shell.about_model"), open=False):
                     card = gr.HTML()
+                with gr.Accordion(t("text.plan.title"), open=False, visible=False) as of_plan:
+                    gr.Markdown(t("text.plan.note"))
+                    own_ways = {"value": "", "choices": [""], "filterable": False}
+                    plan = {name: Dropdown(label=t(f"text.plan.choose.{name}"), **own_ways) for name in ways()}
             with gr.Column(scale=6, min_width=300):
                 picker = Picker(visible="hidden")
                 titles = {name: t(f"text.{name}.tab") for name in SECTIONS}
@@ -151,13 +156,22 @@ def build(load: Callable) -> Tab:
     def card_of(model, lang):
         return about(model, lang) + compute.loaded_as(model, lang) + compute.safety(model, lang)
 
+    def memory(model, lang):
+        """How the model lies in memory, and what can be chosen of that."""
+        offered, chosen = compute.plan_choices(model, lang), wanted(model)
+        picked = [
+            Dropdown(choices=offered.get(name, [""]), value=chosen.get(name, ""), visible=name in offered)
+            for name in plan
+        ]
+        return card_of(model, lang), gr.Accordion(visible=bool(offered)), *picked
+
     def of_model(model, sampler, lora, width, height, lang):
         choices = compute.lora_choices(model, lang)
         picked = Dropdown(choices=choices, value=lora if lora in dict(choices).values() else "")
         shown = picked, gr.Row(visible=len(choices) > 1)
         sides = [Dropdown(choices=compute.side_choices(model, side), value=side) for side in (width, height)]
         sized = *sides, gr.Row(visible="size" in registry.get(model).defaults)
-        return samplers(model, sampler), *shown, *sized, compute.word_list(model, lang), card_of(model, lang)
+        return samplers(model, sampler), *shown, *sized, compute.word_list(model, lang), *memory(model, lang)
 
     def switch_model(model, sampler, lora, lang):
         return *compute.steps_and_guidance(model), *of_model(model, sampler, lora, 0, 0, lang)
@@ -166,7 +180,8 @@ def build(load: Callable) -> Tab:
 
     sections.listen()
     quiet = {**PRIVATE, "show_progress": "hidden"}
-    of, follows = [model, sampler, lora], [sampler, lora, with_lora, width, height, of_size, vocabulary, card]
+    of, in_memory = [model, sampler, lora], [card, of_plan, *plan.values()]
+    follows = [sampler, lora, with_lora, width, height, of_size, vocabulary, *in_memory]
     model.input(handler(switch_model), of, [steps, guidance, *follows], **quiet).then(**sections.redraw())
     follow = {"fn": handler(of_model), "inputs": [*of, width, height], "outputs": follows, **quiet}
     for filled in elsewhere:
@@ -189,7 +204,8 @@ def build(load: Callable) -> Tab:
     drawing = sections.draws(
         "picture", drawn, [], [*settings, number, width, height], [result, line, note], meanwhile=meanwhile
     )
-    drawing.then(handler(card_of), model, card, **quiet)  # which says how the model was loaded
+    drawing.then(handler(memory), model, in_memory, **quiet)  # how the model was loaded
+    gr.on([way.input for way in plan.values()], handler(compute.choose_plan), [model, *plan.values()], None, **quiet)
     stops(stop, drawing, line)
 
     # A click on a picture, a chip or a word puts its values into the inputs.

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from . import hub, registry
@@ -18,7 +19,7 @@ from .registry import Model, discover, get, register_folder
 __version__ = "0.1.0"
 __all__ = [
     "Model", "Problem", "budget_mb", "discover", "get", "gpu_mb", "load", "loaded", "probe", "register_folder",
-    "status",
+    "status", "want", "wanted",
 ]  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _importing = threading.Lock()  # diffusers comes half imported to a second threa
 _locks: dict[str, threading.Lock] = {}  # one an id: two threads load once
 _loaded: dict[str, tuple[Model, str, object]] = {}  # id -> model, revision, pipeline; least recently used first
 _memory: dict[str, int] = {}  # id -> MB, of what is loaded or being loaded
+_wanted: dict[str, dict[str, str]] = {}  # id -> Model.plan
 
 
 def load(id_or_folder: str | Path):
@@ -39,6 +41,7 @@ def load(id_or_folder: str | Path):
     with _guard:
         lock = _locks.setdefault(model.id, threading.Lock())
     with lock:
+        model = replace(model, plan=wanted(model.id))
         if problem := _too_large(model):
             raise problem
         if model.path and not hub.folder(model):
@@ -50,7 +53,8 @@ def load(id_or_folder: str | Path):
                 if entry[:2] == (model, revision):
                     _loaded[model.id] = entry  # now the most recently used
                     return entry[2]
-                del _memory[model.id]  # the folder was trained anew
+                del entry, _memory[model.id]  # trained anew or wanted otherwise: it goes before the new one comes
+                _collect()
         folder = hub.fetch(model)
         with _importing:
             tab = importlib.import_module(f"pipelines.{model.tab}")
@@ -77,6 +81,15 @@ def loaded(id: str):
     with _guard:
         entry = _loaded.get(id)
     return entry and entry[2]
+
+
+def want(id: str, **plan: str) -> None:
+    """How a model is to be put into memory from the next load on; what is not named is left to its wrapper."""
+    _wanted[id] = plan
+
+
+def wanted(id: str) -> dict[str, str]:
+    return _wanted.get(id, {})
 
 
 def status(model: Model) -> Problem | None:
@@ -141,10 +154,14 @@ def _make_room(model: Model) -> None:
         del _loaded[id], _memory[id]
         dropped = True
     if dropped:
-        gc.collect()  # modules refer to each other in circles
-        torch = sys.modules.get("torch")
-        if torch and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _collect()
+
+
+def _collect() -> None:
+    gc.collect()  # modules refer to each other in circles
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _reason(model: Model, error: Exception) -> Problem:

@@ -20,6 +20,7 @@ from pathlib import Path
 from .problems import Problem, number, plain, whole
 from .recipe import LIMIT_KB, MAX_CHUNKS, exactly, png_chunks, png_text
 from .text_given import Lora
+from .text_plan import PIXELS
 from .text_space import EVERY_SAMPLER, GUIDANCE, STEPS, prompt_text
 
 SIDE = (1, 16384)  # px; what a model can draw is the model's business
@@ -227,7 +228,7 @@ _NUMBERS = {
     "Size": ("size", _size),
 }
 _READ = {*_NUMBERS, "Sampler", "Schedule type", "Model"}
-_OURS = {"lora", "lora_weight", "lora_revision", "width", "height"}  # of our recipes, no keys of theirs
+_OURS = {"lora", "lora_weight", "lora_revision", "width", "height", *PIXELS}  # of our recipes, no keys of theirs
 
 
 def _sampler(name: str, schedule: str) -> tuple[str, str, list[str]]:

@@ -87,6 +87,8 @@ SENTENCES = {
     "nothing_to_change": "{model} changes pictures; open one and say what is to become of it.",
     "package_missing": "{model} needs a Python package that is not installed here (torchvision, most likely); install "
     "it and start again.",
+    "plan_public": "In public nobody can choose how a model is loaded, because that would change it for everybody; "
+    "start the app on a machine of your own.",
     "plan_setting": "{name} is {value}, which is none of: {choices}; correct TRUGBILD_TEXT_PLAN.",
     "wrong_base": "{name} goes with {base}, not with {model}; pick that model or leave it out.",
     "lora_misfit": "{name} holds no change that fits {model}; it was made for another kind of model or is damaged.",

@@ -70,6 +70,8 @@ class Model:
     # A repository of diffusers on the hub, when `files` is empty; hub.py takes the files that its index names.
     variant: str = ""  # "fp16" where that is smaller
     parts: Mapping[str, str] = field(default_factory=dict)  # folder -> id of the model instead of it
+    config: Mapping[str, object] = field(default_factory=dict)  # of a net whose repository is one file of tensors
+    plan: Mapping[str, str] = field(default_factory=dict)  # how a person wants it put into memory, see text_plan.py
 
     @property
     def fits(self) -> str:
@@ -149,9 +151,9 @@ def _control(
     base: str,
     memory_gb: float,
     *conditions: str,
-    gate: bool = False,
+    **more,
 ) -> Model:
-    more = {"memory_mb": int(1000 * memory_gb), "base": base, "conditions": conditions, "variant": "fp16", "gate": gate}
+    more |= {"memory_mb": int(1000 * memory_gb), "base": base, "conditions": conditions, "variant": "fp16"}
     return Model(id, "text_to_image", "controlnet", source, *licence, year, revision, **more)
 
 
@@ -270,6 +272,12 @@ MODELS = (
              "sd35-large", 18, "blur", gate=True),
     _control("flux1-union", "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0", FLUX_1, 2025,
              "ee7b07538d5c07499f4b92ae4c210a44a18ebf18", "flux1-dev", 4.5, "canny", "soft_edge", "depth", "pose"),
+    # Its config.json is that of VideoX-Fun (config/z_image/z_image_control.yaml): 136 tensors, as in the file.
+    _control("z-image-union", "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union", APACHE, 2025, None,
+             "z-image-turbo", 3.5, "canny", "soft_edge", "depth", "pose",
+             files={"Z-Image-Turbo-Fun-Controlnet-Union.safetensors": ASK},
+             config={"_class_name": "ZImageControlNetModel", "control_layers_places": (0, 5, 10, 15, 20, 25),
+                     "control_in_dim": 16}),
     *_companion("emoji-sd-canny", "controlnet", "emoji-sd", "canny"),
     *_companion("emoji-sd-pizza", "lora", "emoji-sd"),
 )

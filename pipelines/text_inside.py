@@ -13,7 +13,6 @@ from PIL import Image, ImageChops, ImageOps
 from . import runtime
 from .problems import Problem, number
 from .recipe import Recipe
-from .registry import revision
 from .text_family import Conditions
 from .text_levels import Level, is_flow, predicted
 from .text_to_image import Made, TextToImagePipeline
@@ -160,5 +159,5 @@ def noise(p: TextToImagePipeline, image: Image.Image, prompt: str, seed: int, t:
         x0 = p.encode(image)
     x = level.signal * x0 + level.noise * torch.randn(x0.shape, generator=generator)
     expected = predicted(p.pipe.scheduler, said(p, x, time, told(p, prompt)), x, level)
-    recipe = Recipe.make(p.model.tab, p.model.id, revision(p.model), "noise", {"prompt": prompt, "t": t}, seed)
+    recipe = p.recipe("noise", {"prompt": prompt, "t": t}, seed)
     return Noised(level, image, look(p, x), look(p, expected), recipe)

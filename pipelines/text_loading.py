@@ -3,10 +3,10 @@
     plan(model, machine())      -> Plan, from the size of the model and what the machine has
     pipeline(model, folder)     -> the pipeline of diffusers, loaded by that plan, and the plan
 
-TRUGBILD_TEXT_PLAN changes it: "dtype=float32,offload=layers,quantisation=4bit,cache=first_block", any of them.
+TRUGBILD_TEXT_PLAN changes it: "dtype=float32,offload=layers,quantisation=4bit,cache=first_block", any of them. What is
+chosen in the page (text_plan.py) comes before that.
 """
 
-import importlib.util
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,17 +19,12 @@ from diffusers.utils import logging
 from . import budget_mb, hub, registry, runtime
 from .problems import Problem
 from .registry import Model
-from .weights import from_folder
+from .text_plan import CACHED, PIXELS, SMALL_MB, quantisers, ways
+from .weights import from_folder, load_strictly, read_tensors
 
-SMALL_MB = 1000  # so small that it is computed in fp32 anywhere
 SHARES = {"none": 1.0, "8bit": 0.6, "4bit": 0.4}  # of the memory; autoencoder and working room stay as they are
 THRESHOLD = 0.1  # of first-block caching: by how much the first block's answer may have moved for the rest to be reused
 QUANTISED = ("transformer", "unet", "text_encoder", "text_encoder_2", "text_encoder_3")
-# Pipelines of diffusers 0.42 that tell the net which of its answers a cache may reuse, and whose nets can be cached.
-CACHED = (
-    "FluxPipeline", "QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageControlNetPipeline",
-    "QwenImageEditPipeline", "QwenImageEditPlusPipeline",
-)  # fmt: skip
 CONTROLNETS = (
     "ControlNetModel", "ControlNetUnionModel", "FluxControlNetModel", "QwenImageControlNetModel", "SD3ControlNetModel",
     "ZImageControlNetModel",
@@ -59,13 +54,17 @@ class Plan:
         """Whether the nets can be copied and changed."""
         return self.offload == self.quantisation == "none"
 
+    def pixels(self) -> dict[str, str]:
+        """What a recipe has to know of it: all that changes pictures and is not as it is for the small models."""
+        usual = Plan(self.device)
+        return {name: value for name in PIXELS if (value := getattr(self, name)) != getattr(usual, name)}
+
 
 def machine() -> Machine:
     """This one."""
     device = runtime.device().type
     free_mb = torch.cuda.mem_get_info()[0] // 2**20 if device == "cuda" else budget_mb()
-    quantisers = ("8bit", "4bit") if device == "cuda" and importlib.util.find_spec("bitsandbytes") else ()
-    return Machine(device, free_mb, runtime.fast_bf16(), quantisers)
+    return Machine(device, free_mb, runtime.fast_bf16(), quantisers(device == "cuda"))
 
 
 def plan(model: Model, machine: Machine, **wanted: str) -> Plan:
@@ -90,12 +89,7 @@ def _environment() -> dict[str, str]:
 
 
 def _checked(wanted: dict[str, str], machine: Machine) -> dict[str, str]:
-    choices = {
-        "dtype": ("float32", "bfloat16"),
-        "offload": ("none", "layers"),
-        "quantisation": ("none", *machine.quantisers),
-        "cache": ("none", "first_block"),
-    }
+    choices = ways(machine.quantisers)
     for name, value in wanted.items():
         if value not in choices.get(name, ()):
             raise Problem("plan_setting", name=name, value=value, choices=", ".join(choices.get(name, choices)))
@@ -164,8 +158,14 @@ def _part(id: str, dtype: torch.dtype) -> ModelMixin:
 
 def controlnet(model: Model, folder: Path) -> ModelMixin:
     """A net that guides, of whichever class; in the precision that its size asks for."""
-    name = registry.class_name(folder)
+    config = dict(model.config)
+    name = config.pop("_class_name", None) or registry.class_name(folder)
     if name not in CONTROLNETS:
         raise Problem("unknown_pipeline", model=model.id, value=name)
-    net = from_folder(getattr(diffusers, name), folder)
+    if model.config:
+        (file,) = model.files
+        net = getattr(diffusers, name)(**config)
+        load_strictly(net, read_tensors(folder / file), file)
+    else:
+        net = from_folder(getattr(diffusers, name), folder)
     return runtime.ready(net).to(getattr(torch, plan(model, machine()).dtype))

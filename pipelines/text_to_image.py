@@ -27,6 +27,7 @@ from .text_family import Family
 from .text_given import Given, Guide, Lora, paste
 from .text_levels import Level, level, level_after, predicted
 from .text_loading import Plan
+from .text_plan import CACHED
 from .text_space import GUIDANCE, STEPS, prompt_text
 
 NOTHING = Given()
@@ -59,7 +60,7 @@ def from_model(model: Model, folder: Path) -> "TextToImagePipeline | ModelMixin"
     """What `pipelines.load` calls."""
     if model.kind == "controlnet":
         return text_loading.controlnet(model, folder)
-    pipe, plan = text_loading.pipeline(model, folder)
+    pipe, plan = text_loading.pipeline(model, folder, **model.plan)
     return TextToImagePipeline(pipe, model, plan)
 
 
@@ -132,7 +133,7 @@ class TextToImagePipeline(DiffusionPipeline):
             raise Problem("nothing_to_change", model=self.model.id)
         settings = {"prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "guidance": guidance}
         settings |= {"sampler": sampler, **given.settings(self.defaults["size"])}
-        recipe = self._recipe("draw", settings, generator.initial_seed())
+        recipe = self.recipe("draw", settings, generator.initial_seed())
         if given.start and int(steps * given.start.strength) < 1:
             raise Problem("no_step_left", steps=steps, strength=given.start.strength)
 
@@ -141,7 +142,7 @@ class TextToImagePipeline(DiffusionPipeline):
         parts = {"controlnet": self._guide(given.guide)} if given.guide else {}
         # its own scheduler, which counts steps; the nets are shared
         pipe = family.variant(given.variant, **parts) if given.variant else copy.copy(family.pipe)
-        if self.plan.cache != "none" and type(pipe).__name__ not in text_loading.CACHED:
+        if self.plan.cache != "none" and type(pipe).__name__ not in CACHED:
             raise Problem("cannot_be_given", model=self.model.id, what=f"cache, {given.variant}")
         kept = self._kept(given, generator.initial_seed()) if given.start and given.start.mask else None
         watched = Watched(self, sampler, steps, given.size, on_step, keep, kept, hidden=bool(looks))
@@ -243,7 +244,8 @@ class TextToImagePipeline(DiffusionPipeline):
         """A new one; its times are not set. Raises Problem."""
         return self.family.scheduler(choice("sampler", sampler or self.defaults["sampler"], self.samplers))
 
-    def _recipe(self, task: str, settings: dict, seed: int | None = None) -> Recipe:
+    def recipe(self, task: str, settings: dict, seed: int | None = None) -> Recipe:
+        settings = {**settings, **self.plan.pixels()}
         return Recipe.make(self.model.tab, self.model.id, revision(self.model), task, settings, seed)
 
 

@@ -6,6 +6,7 @@ Also how they are put into memory (text_loading.py) and the comparison of the re
 import dataclasses
 import hashlib
 import types
+import weakref
 
 import diffusers
 import numpy as np
@@ -15,7 +16,7 @@ from diffusers import AutoencoderTiny, DiffusionPipeline
 from PIL import Image
 
 import pipelines
-from pipelines import Problem, conditions, registry, registry_check
+from pipelines import Problem, conditions, registry, registry_check, text_loading, text_plan
 from pipelines import hub as hub_files
 from pipelines.registry import Model
 from pipelines.text_given import Given, Start
@@ -83,6 +84,7 @@ def hub(contents, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "MODELS", (*map(entry, KINDS), taesd, *PREVIEWS))
     monkeypatch.setattr(registry, "TOOLS", (entry("another-vae", kind="vae"),))
     monkeypatch.setattr(registry, "_own", {})
+    monkeypatch.setattr(pipelines, "_wanted", {})
     monkeypatch.setattr(conditions, "CONDITIONS", {})
     monkeypatch.delenv("TRUGBILD_TEXT_PLAN", raising=False)
     fake.forget(monkeypatch, tmp_path / "hf")
@@ -283,6 +285,44 @@ def test_the_plan_can_be_changed(hub, monkeypatch):
     assert {half.pipe.vae.dtype, half.pipe.transformer.dtype, half.pipe.text_encoder.dtype} == {torch.bfloat16}
     assert np.abs(np.int16(half.draw(PROMPT, **CALL)[0]) - np.int16(picture)).mean() < 8
     assert code(planned, monkeypatch, "zimage", "cache=first_block") == "plan_setting"
+
+
+def test_a_model_is_loaded_anew_as_a_person_wants_it(hub, monkeypatch):
+    before = pipelines.load("flux")
+    assert not set(text_plan.PIXELS) & before.draw(PROMPT, **CALL)[1].settings.keys()
+    old, left, load = weakref.ref(before), [], text_loading.pipeline
+    monkeypatch.setattr(text_loading, "pipeline", lambda *args, **more: left.append(old()) or load(*args, **more))
+    pipelines.want("flux", cache="first_block")
+    assert pipelines.loaded("flux") is before, "whoever draws meanwhile draws as before"
+    del before
+    after = pipelines.load("flux")
+    assert left == [None], "the old copy is gone before the new one comes"
+    assert after.plan == Plan("cpu", cache="first_block") and pipelines.load("flux") is after
+    assert after.draw(PROMPT, **CALL)[1].settings["cache"] == "first_block"
+    pipelines.want("flux", dtype="int7")
+    assert code(pipelines.load, "flux") == "plan_setting"
+    monkeypatch.setenv("TRUGBILD_TEXT_PLAN", "dtype=bfloat16")
+    pipelines.want("flux", dtype="float32")
+    assert pipelines.load("flux").plan == Plan("cpu")
+
+
+def test_what_can_be_chosen_is_what_works_here(hub, monkeypatch):
+    flux, zimage = (entry(name, memory_mb=36_500) for name in ("flux", "zimage"))
+    assert text_plan.choices(entry("flux", memory_mb=500)) == {}, "ours are drawn in fp32 anywhere"
+    assert text_plan.choices(flux).keys() == {"dtype"}
+    monkeypatch.setattr(text_plan, "gpu_mb", lambda: 24_000)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert text_plan.choices(flux).keys() == {"dtype", "offload"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert text_plan.choices(flux)["quantisation"] == ("none", "8bit", "4bit")
+    for model in (flux, zimage):
+        hub_files.fetch(model)
+    assert "cache" not in text_plan.choices(zimage)
+    card = Machine("cuda", 24_000, bf16=True, quantisers=("8bit", "4bit"))
+    for name, values in text_plan.choices(flux).items():
+        for value in values:
+            assert getattr(plan(flux, card, **{name: value}), name) == value
+    assert text_plan.choices(flux).keys() == text_plan.ways().keys()
 
 
 def test_a_cache_forgets_what_was_stopped(hub, monkeypatch):

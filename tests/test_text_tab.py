@@ -16,7 +16,7 @@ from apps import i18n, text_pictures
 from apps.sections import Sections
 from apps.text_grid import NOTHING
 from apps.text_to_image import STEM
-from pipelines import recipe
+from pipelines import parameters, recipe, text_plan
 from pipelines.text_loading import Plan
 from tests import tiny_text
 
@@ -202,6 +202,40 @@ def test_the_card_says_how_a_model_lies_in_memory_once_it_does(monkeypatch):
     monkeypatch.setitem(vars(pipelines.loaded(SD)), "plan", plan)
     for word in ("der GPU", "bfloat16", "Schicht für Schicht", "4 Bit", "wiederverwendet"):
         assert word in text_pictures.loaded_as(SD, "de")
+
+
+def test_how_a_model_is_loaded_can_be_chosen(app, clients, monkeypatch):
+    monkeypatch.setattr(text_plan, "SMALL_MB", 0)
+    monkeypatch.setattr(pipelines, "_wanted", {})
+    events = {getattr(fn.fn, "__name__", ""): fn.fn for fn in app.demo.fns.values()}
+
+    def offered() -> tuple:
+        """-> whether the accordion is there, what its pickers show, None for one that is not there"""
+        _, accordion, *picked = events["memory"](SD, gr.Request())
+        return accordion.visible, *(one.value if one.visible else None for one in picked)
+
+    def chooses(*values: str):
+        events["choose_plan"](SD, *values, gr.Request())
+
+    assert offered() == (True, "", None, None, None), "on a processor precision is all there is to choose"
+    chooses("bfloat16", "", "", "")
+    assert offered() == (True, "bfloat16", None, None, None)
+    files, _ = clients["en"].predict(*asked(), 1, 0, 0, api_name="/text_to_image")
+    assert pipelines.loaded(SD).plan == Plan("cpu", "bfloat16")
+    assert recipe.read(files[0]).settings["dtype"] == "bfloat16"
+    assert "dtype" not in parameters.read(Path(files[0]).read_bytes()).unknown, "it is ours"
+    assert "dtype" not in opened(app, files[0], STEM), "a matter of the machine, not of the link"
+    for wrong in (("int7", "", "", ""), ("", "", "4bit", ""), (None, "", "", "")):
+        with pytest.raises(gr.Error):
+            chooses(*wrong)
+    chooses("", "", "", "")
+    clients["en"].predict(*asked(), 1, 0, 0, api_name="/text_to_image")
+    assert pipelines.loaded(SD).plan == Plan("cpu")
+    monkeypatch.setenv("TRUGBILD_PUBLIC", "1")
+    assert offered()[0] is False
+    with pytest.raises(gr.Error, match=re.escape(i18n.say("problems.plan_public", "en"))):
+        chooses("bfloat16", "", "", "")
+    assert pipelines.wanted(SD) == {}
 
 
 # ---- large models
