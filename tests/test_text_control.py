@@ -117,6 +117,7 @@ def test_which_net_follows_what(monkeypatch):
     assert net_for("sd15", "depth").id == "sd15-depth" and net_for("sd15", "soft_edge").id == "sd15-soft-edge"
     assert net_for("lcm-dreamshaper-7", "line_art").id == "sd15-canny", "an outline of another kind is followed, too"
     assert {net_for("sdxl", name).id for name in CONDITIONS if name != "blur"} == {"sdxl-union"}
+    assert net_for("z-image-turbo", "depth").id == "z-image-union"
     assert net_for("flux1-dev", "pose").id == "flux1-union" and net_for("sd35-large", "blur").id == "sd35-large-blur"
     assert net_for("sd15", "normal").id == "sd15-normal", "though no version of it is known"
     monkeypatch.setenv("TRUGBILD_REVISION_SD15_LINE_ART", "0" * 40)

@@ -1,14 +1,17 @@
 """pipelines/text_families.py: the pixels of plain diffusers with every architecture, in tiny pipelines."""
 
+from dataclasses import replace
+
 import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image, ImageOps
+from safetensors.torch import save_file
 from skimage import data
 
-from pipelines import text_inside
+from pipelines import registry, text_inside, text_loading
 from pipelines.problems import Problem
 from pipelines.registry import Model
 from pipelines.text_given import Given, Guide, Start
@@ -304,6 +307,25 @@ def control(pipe, name: str):
         for weight in made.parameters():
             weight += 0.1 * torch.randn_like(weight)
     return made.eval()
+
+
+def test_a_guide_may_be_a_file_of_tensors(tmp_path):
+    """As that of Z-Image is published: what its config would say stands in the registry."""
+    entry = registry.get("z-image-union")
+    config = {name: value for name, value in entry.config.items() if name != "_class_name"}
+    with torch.device("meta"):
+        assert len(diffusers.ZImageControlNetModel(**config).state_dict()) == 136  # tensors in the published file
+    small = {"dim": 32, "n_heads": 2, "n_kv_heads": 2, "control_in_dim": 4}
+    net = diffusers.ZImageControlNetModel(**config | small)
+    (file,) = entry.files
+    tiny = replace(entry, config={**entry.config, **small})
+    save_file(net.state_dict(), tmp_path / file)
+    loaded = text_loading.controlnet(tiny, tmp_path)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in net.state_dict().items())
+    save_file({name: value for name, value in net.state_dict().items() if "to_q" not in name}, tmp_path / file)
+    with pytest.raises(Problem) as caught:
+        text_loading.controlnet(tiny, tmp_path)
+    assert caught.value.code == "weights_mismatch"
 
 
 UNET = (
