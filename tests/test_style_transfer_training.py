@@ -15,7 +15,7 @@ import pipelines
 from pipelines import style_space
 from pipelines.models.cyclegan import Discriminator, Generator
 from training import bundle_style, common, style_transfer
-from training.style_transfer import crops, exchange, load_domain, matching, rate, recolour, smooth, tone_loss
+from training.style_transfer import crops, even, exchange, load_domain, matching, rate, recolour, tone_loss
 
 
 def write_parquet(path, count, seed, **columns):
@@ -129,7 +129,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path, monkeypatch):
 
 
 def test_goes_on_from_a_finished_pair(data, tmp_path):
-    """All four nets begin as those of the pair; at a rate of 0 they stay so."""
+    """All four nets begin as those of the pair; at a rate of 0 they stay so, but for what `even` finds uneven in fp16."""
     first, more = tmp_path / "first", tmp_path / "more"
     train(data, first)
     train(data, more, "--from", first, "--lr", 0, "--seed", 1)
@@ -137,14 +137,14 @@ def test_goes_on_from_a_finished_pair(data, tmp_path):
     assert len(files) == 4
     for file in files:
         begun = load_file(more / file.relative_to(first))
-        assert all(torch.equal(value, begun[key]) for key, value in load_file(file).items()), file
+        assert all(torch.allclose(value, begun[key], atol=1e-3) for key, value in load_file(file).items()), file
     facts = json.loads((more / "training.json").read_text())
     assert (facts["figures"]["pictures seen"], facts["config"]["from_"]) == (4, "first"), "and no path"
     with pytest.raises(common.TrainingError, match="of these sizes"):
         train(data, tmp_path / "x", "--from", first, "--ngf", 8)
 
 
-def test_upsampling_begins_without_a_grid():
+def test_upsampling_leaves_no_grid():
     generator = Generator(8, 1)
     layer = next(layer for layer in generator.modules() if isinstance(layer, torch.nn.ConvTranspose2d))
 
@@ -152,8 +152,14 @@ def test_upsampling_begins_without_a_grid():
         return layer(torch.ones(1, layer.in_channels, 8, 8))[..., 2:-2, 2:-2].std((2, 3)).max()
 
     assert unevenness() > 0.01
-    smooth(generator)
+    before = layer.weight.clone()
+    even(generator)
     assert unevenness() < 1e-6
+    moved = (layer.weight - before).abs().mean()
+    assert 0 < moved < before.abs().mean(), "no further than it has to"
+    again = layer.weight.clone()
+    even(generator)
+    assert torch.allclose(layer.weight, again, atol=1e-6)
 
 
 def test_tones_may_not_move_but_strokes_may():

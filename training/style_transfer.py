@@ -196,14 +196,24 @@ def exchange(pool: dict, fresh: torch.Tensor, generator: torch.Generator) -> tor
 # ------------------------------------------------------------------------------------------------------------ main
 
 
-def smooth(generator: Generator) -> None:
-    """Transposed convolutions begin as bilinear interpolation, each channel's gain as it was: with random kernels they
-    begin as a grid of dots (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard), which training is slow
-    to lose and patches of a discriminator hardly see."""
-    tent = torch.tensor([0.5, 1.0, 0.5])
+PHASES = (  # places of a 3 x 3 kernel that meet in one of the four kinds of pixels of a transposed convolution
+    ((1, 1),), ((0, 1), (2, 1)), ((1, 0), (1, 2)), ((0, 0), (0, 2), (2, 0), (2, 2)),
+)  # fmt: skip
+
+
+@torch.no_grad()
+def even(generator: Generator) -> None:
+    """Weights of transposed convolutions -> the nearest that make a plane of a plane: their four kinds of pixels come
+    from one, two, two and four places of the kernel, and unequal sums of these are a grid of dots (Odena et al. 2016,
+    https://distill.pub/2016/deconv-checkerboard), which patches of a discriminator hardly see."""
     for layer in generator.modules():
         if isinstance(layer, torch.nn.ConvTranspose2d):
-            layer.weight.data = layer.weight.data.sum((2, 3), keepdim=True) / 4 * torch.outer(tent, tent)
+            sums = [sum(layer.weight[..., y, x] for y, x in places) for places in PHASES]
+            # nearest: a phase of n places moves by as much as costs least together, so its sum counts 1 / n
+            mean = sum(s / len(places) for s, places in zip(sums, PHASES, strict=True)) / (1 + 0.5 + 0.5 + 0.25)
+            for s, places in zip(sums, PHASES, strict=True):
+                for y, x in places:
+                    layer.weight[..., y, x] += (mean - s) / len(places)
 
 
 LOOKED_AT = 32  # held-out pictures of a domain, for the error at a snapshot
@@ -253,8 +263,6 @@ def main(config: Config) -> None:
 
     g_ab, g_ba = (Generator(config.ngf, config.blocks) for _ in range(2))
     d_a, d_b = (Discriminator(config.ndf) for _ in range(2))
-    for generator in (g_ab, g_ba):
-        smooth(generator)
     nets = {"AtoB": g_ab, "AtoB/discriminator": d_b, "BtoA": g_ba, "BtoA/discriminator": d_a}
     for name, net in nets.items():
         common.begin(net, config.from_, name)
@@ -305,6 +313,8 @@ def main(config: Config) -> None:
             g_loss = g_loss + config.cycle * config.identity * config.identity_every * same
             run.log(identity=same / 2)
         g_norm = run.update(g_loss, g_optimizer)
+        even(g_ab)
+        even(g_ba)
         decay = min(config.ema, (step + 1) / (step + 10))
         ema_ab.update(g_ab, decay)
         ema_ba.update(g_ba, decay)
