@@ -129,7 +129,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path, monkeypatch):
 
 
 def test_goes_on_from_a_finished_pair(data, tmp_path):
-    """All four nets begin as those of the pair; at a rate of 0 they stay so, but for what `even` finds uneven in fp16."""
+    """All four nets begin as those of the pair; at a rate of 0 they stay, but for what `even` finds in fp16."""
     first, more = tmp_path / "first", tmp_path / "more"
     train(data, first)
     train(data, more, "--from", first, "--lr", 0, "--seed", 1)
