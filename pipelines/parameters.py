@@ -228,7 +228,7 @@ _NUMBERS = {
     "Size": ("size", _size),
 }
 _READ = {*_NUMBERS, "Sampler", "Schedule type", "Model"}
-_OURS = {"lora", "lora_weight", "lora_revision", "width", "height", *PIXELS}  # of our recipes, no keys of theirs
+_OURS = {"section", "lora", "lora_weight", "lora_revision", "width", "height", *PIXELS}  # of our recipes, no keys of theirs
 
 
 def _sampler(name: str, schedule: str) -> tuple[str, str, list[str]]:

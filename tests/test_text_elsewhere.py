@@ -44,7 +44,7 @@ def test_a_sampler_of_another_kind_of_model_is_named():
 def test_our_own_pictures_bring_their_model():
     """The size is that of the model, so there is nothing to name."""
     settings = {"prompt": "frog", "negative_prompt": "", "steps": 8, "guidance": 3.0, "sampler": "Euler"}
-    made = Recipe.make("text_to_image", FLUX, "abc", "draw", settings, seed=7)
+    made = Recipe.make("text_to_image", FLUX, "abc", "draw", {"section": "picture", **settings}, seed=7)
     picture = Image.open(io.BytesIO(recipe.save(Image.new("RGB", (128, 128)), made)))
     taken = take(picture.text["parameters"], SD, "en")
     assert taken.values == {**settings, "sampler": "", "model": FLUX, "seed": 7, "width": 0, "height": 0}
