@@ -228,7 +228,8 @@ _NUMBERS = {
     "Size": ("size", _size),
 }
 _READ = {*_NUMBERS, "Sampler", "Schedule type", "Model"}
-_OURS = {"section", "lora", "lora_weight", "lora_revision", "width", "height", *PIXELS}  # of our recipes, no keys of theirs
+# of our recipes, no keys of theirs
+_OURS = {"section", "lora", "lora_weight", "lora_revision", "width", "height", *PIXELS}
 
 
 def _sampler(name: str, schedule: str) -> tuple[str, str, list[str]]:
