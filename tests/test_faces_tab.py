@@ -89,7 +89,8 @@ def test_the_first_picture_is_there_without_a_model(app):
     assert made.seed == values["seed"] and recipe.read(figure.data).model == FIRST
     assert face_pictures.first({**values, "psi": 1.0}, "en") is None, "a link that asks for another picture"
     (drawn,), _ = app.load(FIRST).generate(made.seed, **face_space.FIRST)
-    assert np.abs(np.asarray(kept, int) - np.asarray(drawn)).max() <= 4, "made again by scripts: see bundle_faces"
+    apart = np.abs(np.asarray(kept, int) - np.asarray(drawn))
+    assert apart.mean() < 1 and apart.max() <= 16, "made by bundle_faces in bf16; not every processor has that"
 
 
 # ---- one's own face -------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ A script is a dataclass and a `main` that is read top to bottom:
 The interface in one line each:
   option, Config, parse, launch      a dataclass -> a command line; one sentence and exit 2 where a person erred
   load_images -> Images              `len`, `.batch(indices)` -> x in [-1, 1], `.column(name)`, `.pixels` (uint8)
-  Run                                `device, folder, step, rank, world, is_main, scalars-as-dicts through track(...)`,
-                                     `steps indices share noise generator autocast update log due picture save`
+  Run                                `device, precision, folder, step, rank, world, is_main`, scalars-as-dicts through
+                                     `track(...)`, `steps indices share noise generator autocast update log due picture save`
   EMA, set_lr, cosine, grid          small helpers of a loop
   begin, seen_before                 what --from needs: weights of a finished model, and what it had seen
   write_card                         training.json + README.md of a finished model
@@ -316,6 +316,7 @@ class Run:
         self.folder, self.state_path = Path(config.out), Path(config.out) / "state" / "state.safetensors"
         cpu = config.cpu or not torch.accelerator.is_available()  # said outright: else two CPU processes are two runs
         half = config.precision == "bf16" and fast_bf16(torch.device("cpu" if cpu else "cuda"))
+        self.precision = "bf16" if half else "fp32"
         self.accelerator = Accelerator(mixed_precision="bf16" if half else "no", cpu=cpu)
         self.device = self.accelerator.device
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes

@@ -309,7 +309,7 @@ def describe(
 
 def main(config: Config) -> None:
     run = common.Run(config)
-    pipe, known, _ = load(config.model, config.precision)
+    pipe, known, _ = load(config.model, run.precision)
     family = text_families.of(pipe, config.min_snr)
     defaults = {"steps": 28, "guidance": 4.0, "size": family.side} | known.get("defaults", {})
     size, base = config.size or defaults["size"], Path(config.model).name
