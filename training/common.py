@@ -31,7 +31,8 @@ The interface in one line each:
   option, Config, parse, launch      a dataclass -> a command line; one sentence and exit 2 where a person erred
   load_images -> Images              `len`, `.batch(indices)` -> x in [-1, 1], `.column(name)`, `.pixels` (uint8)
   Run                                `device, precision, folder, step, rank, world, is_main`, scalars-as-dicts through
-                                     `track(...)`, `steps indices share noise generator autocast update log due picture save`
+                                     `track(...)`, `steps indices share noise generator autocast update log due
+                                     picture save`
   EMA, set_lr, cosine, grid          small helpers of a loop
   begin, seen_before                 what --from needs: weights of a finished model, and what it had seen
   write_card                         training.json + README.md of a finished model
