@@ -515,7 +515,8 @@ class Run:
                 deepcopy(model).half().save_pretrained(self.folder / part)
             known = {
                 "parameters": sum(p.numel() for model in parts.values() for p in model.parameters()),
-                "config": {k: Path(v).name if k == "from_" else v for k, v in self._config().items() if k not in FREE},
+                "config": {k: Path(v).name if k == "from_" else v for k, v in self._config().items() if k not in FREE}
+                | {"precision": self.precision},
                 "training_seconds": round(self.seconds),
                 **provenance(self.device),
             }
