@@ -266,7 +266,7 @@ def main(config: Config) -> None:
     nets = {"AtoB": g_ab, "AtoB/discriminator": d_b, "BtoA": g_ba, "BtoA/discriminator": d_a}
     for name, net in nets.items():
         common.begin(net, config.from_, name)
-        net.to(run.device, memory_format=torch.channels_last)  # a sixth faster on a CPU
+        net.to(run.device)
     before = common.seen_before(config.from_, "pictures seen")
     ema_ab, ema_ba = common.EMA(g_ab), common.EMA(g_ba)
     adam = {"lr": config.lr, "betas": (0.5, 0.999), "fused": True}
