@@ -199,6 +199,7 @@ def exchange(pool: dict, fresh: torch.Tensor, generator: torch.Generator) -> tor
 PHASES = (  # places of a 3 x 3 kernel that meet in one of the four kinds of pixels of a transposed convolution
     ((1, 1),), ((0, 1), (2, 1)), ((1, 0), (1, 2)), ((0, 0), (0, 2), (2, 0), (2, 2)),
 )  # fmt: skip
+SHARES = [1 / len(places) for places in PHASES]
 
 
 @torch.no_grad()
@@ -209,11 +210,11 @@ def even(generator: Generator) -> None:
     for layer in generator.modules():
         if isinstance(layer, torch.nn.ConvTranspose2d):
             sums = [sum(layer.weight[..., y, x] for y, x in places) for places in PHASES]
-            # nearest: a phase of n places moves by as much as costs least together, so its sum counts 1 / n
-            mean = sum(s / len(places) for s, places in zip(sums, PHASES, strict=True)) / (1 + 0.5 + 0.5 + 0.25)
-            for s, places in zip(sums, PHASES, strict=True):
+            # nearest: what a phase of n places costs to move falls with n, so its sum counts 1 / n
+            mean = sum(s * share for s, share in zip(sums, SHARES, strict=True)) / sum(SHARES)
+            for s, share, places in zip(sums, SHARES, PHASES, strict=True):
                 for y, x in places:
-                    layer.weight[..., y, x] += (mean - s) / len(places)
+                    layer.weight[..., y, x] += (mean - s) * share
 
 
 LOOKED_AT = 32  # held-out pictures of a domain, for the error at a snapshot
