@@ -87,7 +87,7 @@ def paper(load, asked: Asked, picture: Image.Image | None, source: str, conditio
         return Image.new("RGB", (side, side))
     image = picture
     if not image and source == DRAWN:
-        image = drawn(load, asked, registry.revision(known(asked.model)))
+        image = drawn(load, asked)
     image, one = image or chosen(picture, source), conditions.get(condition)
     looked = max(side, conditions.SIDE) if one.needs_hub else side  # nets see little in a small picture
     seen = one(ImageOps.fit(image.convert("RGB"), (looked, looked), Image.Resampling.LANCZOS))

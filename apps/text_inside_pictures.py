@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+import pipelines
 from apps.i18n import say
 from apps.photos import OWN, PHOTOS, chosen
 from apps.text_pictures import Asked, small
@@ -216,8 +217,14 @@ def pieces(tokens: list, lang: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)  # while a slider is dragged
-def drawn(load: Callable, asked: Asked, revision: str) -> Image.Image:
+def _drawn(load: Callable, asked: Asked, *_of) -> Image.Image:
     return asked.draw(load)[0]
+
+
+def drawn(load: Callable, asked: Asked) -> Image.Image:
+    """Drawn once, until the model is trained anew or is to be loaded otherwise."""
+    model = registry.get(asked.model)
+    return _drawn(load, asked, registry.revision(model), *sorted(pipelines.wanted(model.id).items()))
 
 
 def noise_picture(
@@ -234,10 +241,7 @@ def noised(load, asked: Asked, picture, photo: str, time: float, lang: str) -> t
     pipeline = asked.pipeline(load)
     from pipelines import text_inside  # after `load`, see Walk.of
 
-    if photo == DRAWN and not picture:
-        image = drawn(load, asked, registry.revision(registry.get(asked.model)))
-    else:
-        image = chosen(picture, photo, (*PHOTOS, DRAWN))
+    image = drawn(load, asked) if photo == DRAWN and not picture else chosen(picture, photo, (*PHOTOS, DRAWN))
     found = text_inside.noise(pipeline, image, asked.prompt, asked.seed, time)
     inputs = {"photo": OWN if picture else photo, "t": time}
     parts = {"signal": decimal(found.level.signal, lang), "noise": decimal(found.level.noise, lang)}

@@ -364,6 +364,9 @@ def test_the_drawn_picture_is_drawn_once(p, monkeypatch):
     first, _ = (compute.noise_picture(*look(p, None, "drawn", t), lang="en") for t in (0.1, 0.9))
     assert len(draws) == 1
     assert Image.open(io.BytesIO(first.figures[0].data)).tobytes() == traced(p).image.tobytes()
+    monkeypatch.setitem(pipelines._wanted, p.model.id, {"dtype": "float32"})
+    compute.noise_picture(*look(p, None, "drawn", 0.1), lang="en")
+    assert len(draws) == 2, "in another precision it may be another picture"
 
 
 def test_ones_own_picture_is_in_no_recipe(p):
