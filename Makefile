@@ -58,7 +58,7 @@ STYLE = nice -n 19 $(BIN)/python -m training.style_transfer --data $(DATA) --res
 train-style: .venv/training
 	$(STYLE) --pair historic --out runs/historic --a faces/faces-color-128.parquet --b faces/faces-gray-128.parquet \
 		--grey-b --where-b "year<1935" --load-size 136 --zoom 1.06 $(ARGS)
-	$(STYLE) --pair monet --out runs/monet --b style/monet-paintings.parquet --group-a artist --tones 5 \
+	$(STYLE) --pair monet --out runs/monet --b style/monet-paintings.parquet --group-a source --tones 5 \
 		--a style/landscape-photos.parquet,style/landscape-photos.parquet,style/flower-sunflower.parquet \
 		--load-size 256 --zoom 1.5 --colour-a 0.25 $(ARGS)
 

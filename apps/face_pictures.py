@@ -27,7 +27,7 @@ from pipelines import face_space, registry
 from pipelines.face_space import AMOUNT, DOMAINS, MAX_COUNT, MAX_PEOPLE, NOISE, PSI
 from pipelines.face_stages import read_stages
 from pipelines.pictures import open_picture
-from pipelines.problems import Problem, choice, number, whole
+from pipelines.problems import Problem, choice, number, switch, whole
 from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
 
@@ -223,7 +223,8 @@ def uses(word: int | str, names: Sequence[str], lang: str, photographed: bool = 
 def person(load, model, domain, psi, cutoff, seed, count, noise, fast, lang) -> Result:
     """People who do not exist: that of the seed and those of the seeds that follow."""
     scene = Scene.of(load, model, domain, psi, cutoff)
-    count, how = whole("count", count, 1, MAX_COUNT), {"noise": choice("noise", noise, NOISE), "fast": bool(fast)}
+    count, fast = whole("count", count, 1, MAX_COUNT), switch("fast", fast)
+    how = {"noise": choice("noise", noise, NOISE), "fast": fast}
     pictures, recipe = scene.pipeline.generate(checked_seed(seed), count, **how, **scene.look)
     items = []
     for i, picture in enumerate(pictures):
@@ -239,7 +240,7 @@ def person(load, model, domain, psi, cutoff, seed, count, noise, fast, lang) -> 
 def walk(load, model, domain, psi, cutoff, people, frames, space, mode, loop, lang, on_step=None) -> Result:
     """The way from person to person: an animation and a strip."""
     scene = Scene.of(load, model, domain, psi, cutoff)
-    who, loop = _people(scene.pipeline, people, "people"), bool(loop)
+    who, loop = _people(scene.pipeline, people, "people"), switch("loop", loop)
     way = {"space": space, "mode": mode, "loop": loop}
     pictures, recipe = scene.pipeline.walk(who, frames, on_step=on_step, **way, **scene.look)
     inputs = {"people": people, "frames": int(frames), **way}

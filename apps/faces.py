@@ -294,7 +294,7 @@ def build(load: Callable) -> Tab:
     walking = walk.click(
         handler(walk_along), way_inputs, [way, walk_status], show_progress="hidden", **PRIVATE, **COMPUTE
     )
-    stops(walk_stop, walking, walk_status)
+    stops(walk_stop, [walking], walk_status)
 
     mix_inputs = [*look, rows, columns, layers]
     big = functools.partial(figures, big=True)
@@ -325,7 +325,7 @@ def build(load: Callable) -> Tab:
         handler(project_face), [model, domain, *photo_inputs], [own_out, own_status], show_progress="hidden",
         **PRIVATE, **COMPUTE,
     )  # fmt: skip
-    stops(project_stop, projecting, own_status)
+    stops(project_stop, [projecting], own_status)
 
     def two_rows(items, lang):
         """The people of one stage, and below them the first of them at every stage."""

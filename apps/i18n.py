@@ -20,6 +20,7 @@ component_meta.create_or_modify_pyi = lambda *_: None
 
 LANGUAGES = ("de", "en")
 COOKIE = "trugbild_lang"
+NAMING = {"name", "axis", "field", "what"}  # fields of problems' sentences that name a setting; others were typed in
 default = None  # `--lang`: for people whose link and switch say nothing; else their browser decides
 
 
@@ -57,15 +58,16 @@ def say(key: str, lang: str, **values) -> str:
 
 def sentence(problem: Problem, lang: str) -> str:
     """What went wrong, for the person: names of settings in their language, numbers as they would write them."""
-    return say(f"problems.{problem.code}", lang, **{k: _spoken(v, lang) for k, v in problem.values.items()})
+    return say(f"problems.{problem.code}", lang, **{k: _spoken(k, v, lang) for k, v in problem.values.items()})
 
 
-def _spoken(value, lang: str) -> str:
+def _spoken(field: str, value, lang: str) -> str:
     if isinstance(value, float):
         value = f"{value:.10g}".replace(".", "," if lang == "de" else ".")
     text = str(value)
-    name = texts(lang).get(f"names.{text}", text)
-    return name if len(name) <= 80 else name[:79] + "…"
+    if field in NAMING:
+        text = texts(lang).get(f"names.{text}", text)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def choose(query: str | None, cookie: str | None, accept: str | None) -> str:

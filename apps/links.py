@@ -39,15 +39,16 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few words; `options` is called so that models found later count."""
+    """One of a few words or numbers; `options` is called so that models found later count."""
 
-    options: Callable[[], list[str]]
+    options: Callable[[], list[str | int]]
 
-    def parse(self, name: str, text: str) -> str:
-        return choice(name, text, self.options())
+    def parse(self, name: str, text: str) -> str | int:
+        options = {str(option): option for option in self.options()}
+        return options[choice(name, text, list(options))]
 
-    def format(self, value: str) -> str:
-        return value
+    def format(self, value: str | int) -> str:
+        return str(value)
 
 
 @dataclass(frozen=True)

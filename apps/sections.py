@@ -115,8 +115,12 @@ class Sections(dict):
             names["lang"] = lang.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         draw.__signature__ = signature.replace(parameters=list(names.values()))
         every = [*inputs, *agreed]
-        return gr.on([self.ticks[name].change, *triggers], handler(draw), every, outputs, **PRIVATE, **QUICK)
+        event = gr.on([self.ticks[name].change, *triggers], handler(draw), every, outputs, **PRIVATE, **QUICK)
+        place = outputs[0].elem_id or f"component-{outputs[0]._id}"
+        event.then(None, js=f"() => trugbild.settled('{place}')", **PRIVATE)
+        return event
 
 
 def loading_text(*_, lang: str) -> str:
-    return status(lang, text=say("shell.loading", lang))
+    """Goes when the event ends (`trugbild.settled`), whether or not there is a picture then."""
+    return f'<div class="waiting">{status(lang, text=say("shell.loading", lang))}</div>'

@@ -120,8 +120,10 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
                 updates += tab.welcome(values, lang)
                 if stem == name:
                     address = tab.query(values)
-            said = " ".join(sentence(p, lang) for p in problems[:3])
-            return [gr.Tabs(selected=name), said, address, json.dumps(drawn), *updates]
+            said = [sentence(p, lang) for p in problems[:3]]
+            if more := len(problems) - len(said):
+                said.append(say("shell.more_problems", lang, n=more))
+            return [gr.Tabs(selected=name), " ".join(said), address, json.dumps(drawn), *updates]
 
         outputs = [shell_tabs, notices, opened, to_draw, *outputs]
         loaded = demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")

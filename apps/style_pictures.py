@@ -15,7 +15,7 @@ from apps.photos import OWN, PHOTOS, chosen
 from apps.widgets import Figure, Result, decimal, jpeg, png
 from pipelines import registry, style_space
 from pipelines.hub import status as availability
-from pipelines.problems import choice, number
+from pipelines.problems import choice, number, switch
 from pipelines.problems import seed as checked_seed
 from pipelines.recipe import Recipe, save
 from pipelines.style_space import DIRECTIONS, HIDDEN, OTHER, SIZES, STRENGTH, TONE
@@ -74,14 +74,15 @@ class Scene(NamedTuple):
         entry = known(model)
         size = int(size) if size in map(str, SIZES) else size  # the API's choices are text
         pipeline = load(entry.id)
-        inputs = {"direction": direction, "sample": OWN if picture else sample, "face": bool(face), "size": size}
+        face, photo = switch("face", face), OWN if picture else sample
+        inputs = {"direction": direction, "sample": photo, "face": face, "size": size}
         if sample == PERSON and not picture:
             inputs["person"] = checked_seed(person)
             # Whoever goes the way from historic photographs starts with one.
             domain = "historic" if (model, direction) == ("style-historic", "BtoA") else "colour"
             image = load(FACES).generate(person, domain=domain)[0][0].resize((256, 256), Image.Resampling.LANCZOS)
         else:
-            image = chosen(picture, sample)
+            image = chosen(picture, choice("sample", sample, SAMPLES))
         return cls(pipeline, model, direction, size, pipeline.align(image) if face else image, inputs)
 
     def way(self, lang: str) -> str:
@@ -173,10 +174,12 @@ def take(model: str, direction: str, lang: str) -> str:
 def cycle(load, model, direction, picture, sample, person, face, size, hidden, lang, on_step=None) -> Result:
     """There and back: x, G(x), F(G(x)) and what differs; then from the other side, starting with G(x)."""
     scene = Scene.of(load, model, direction, picture, sample, person, face, size)
+    from pipelines.style_transfer import part  # needs torch, which loading has brought
+
     hidden = number("noise", hidden, *HIDDEN)
-    out = scene.pipeline.cycle(scene.image, direction, scene.size, noise=hidden, on_step=on_step)
+    out = scene.pipeline.cycle(scene.image, direction, scene.size, noise=hidden, on_step=part(on_step, 0, 2))
     other = OTHER[direction]
-    home = scene.pipeline.cycle(out.there, other, scene.size, noise=hidden, on_step=on_step)
+    home = scene.pipeline.cycle(out.there, other, scene.size, noise=hidden, on_step=part(on_step, 1, 2))
     items = []
     for at, trip in ((direction, out), (other, home)):
         side = at[0].lower()
@@ -204,7 +207,7 @@ def eye(load, model, direction, picture, sample, person, face, size, lang, on_st
     return Result(items, numbers)
 
 
-def failures(load, lang) -> Result:
+def failures(load, lang, on_step=None) -> Result:
     """What the bundled models get wrong: each picture beside its translation."""
     items = []
     for i, (model, direction, sample) in enumerate(FAILURES):
@@ -214,4 +217,6 @@ def failures(load, lang) -> Result:
         both.paste(before, (0, 0))
         both.paste(after, (before.width + 4, 0))
         items.append(shown(both, f"<b>{scene.way(lang)}</b> {say(f'style.fails.case_{i + 1}', lang)}"))
+        if on_step:
+            on_step(i + 1, len(FAILURES), None)
     return Result(items)

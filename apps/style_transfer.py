@@ -7,7 +7,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -52,11 +52,13 @@ def build(load: Callable) -> Tab:
     """The tab. `load(model_id)` gives the pipeline; nothing is loaded until something is to be computed."""
     # ---- layout
 
+    every = [entry.id for entry in registry.models(STEM)]  # their names come with `welcome`; the API lists these
+
     with gr.Column():
         gr.Markdown(t("style.intro"), elem_classes="intro")
         with gr.Row():
             with gr.Column(scale=3, min_width=280, elem_classes="later"):
-                model = Dropdown(label=t("style.model"), value=FIRST, choices=[FIRST], filterable=False)
+                model = Dropdown(label=t("style.model"), value=FIRST, choices=every, filterable=False)
                 ways_ = [(t(f"style.direction.{name}"), name) for name in DIRECTIONS]
                 direction = Radio(ways_, value=DIRECTIONS[0], label=t("style.direction.label"))
                 samples = [(t(f"style.sample.{name}"), name) for name in SAMPLES]
@@ -77,13 +79,9 @@ def build(load: Callable) -> Tab:
 
                 with sections["picture"]:
                     result = gr.HTML(min_height=320, elem_id="translated")
-                    with gr.Row():
-                        line = gr.HTML(min_height=30)
-                        stop = gr.Button(t("shell.stop"), elem_classes="stop", scale=0, min_width=90, size="sm")
                     with gr.Row(elem_classes="controls"):
                         strength = Slider(*STRENGTH, 1, step=0.05, label=t("style.strength"), min_width=200)
                         tone = Slider(*TONE, 1, step=0.05, label=t("style.tone"), min_width=200)
-                    gr.HTML(t("style.warning"))
 
                 with sections["styles"]:
                     gr.Markdown(t("style.styles.text"), elem_classes="intro controls")
@@ -106,28 +104,28 @@ def build(load: Callable) -> Tab:
                 with sections["how"]:
                     explained(t("style.how.text"), "cyclegan.svg", t("style.how.more"))
 
+                with gr.Row():
+                    line = gr.HTML(min_height=30)
+                    stop = gr.Button(t("shell.stop"), elem_classes="stop", scale=0, min_width=90, size="sm")
+                gr.HTML(t("style.warning"))
+
     # ---- what the page shows of a result
 
     photo = [own, sample, person, face]  # what is translated
     look = [model, direction, *photo, size]  # what every section goes by
 
-    def of_own(task: Callable) -> Callable:
-        """A task whose picture is one's own only where that was chosen."""
+    def followed(task: Callable, settings: tuple, show: Callable, lang: str) -> Iterator[tuple]:
+        """A task as the page follows it, with the status line."""
+        work = functools.partial(task, load, *settings, lang)
+        yield from live(lambda on_step: work(on_step=on_step), lang, show, patience=0.5)
 
-        def call(model, direction, own, sample, person, face, size, *more, lang, **follow):
-            own = own if sample == OWN else None
-            return task(load, model, direction, own, sample, person, face, size, *more, lang, **follow)
-
-        return call
+    def chosen(own, sample: str):
+        """One's own picture only where that was chosen."""
+        return own if sample == OWN else None
 
     def developed(model, direction, own, sample, person, face, size, strength, tone, lang):
-        settings = model, direction, own, sample, person, face, size, strength, tone
-        yield from live(
-            lambda on_step: of_own(compute.translate)(*settings, lang=lang, on_step=on_step),
-            lang,
-            lambda made: before_after(*made.figures, lang),
-            patience=0.5,
-        )
+        settings = model, direction, chosen(own, sample), sample, person, face, size, strength, tone
+        yield from followed(compute.translate, settings, lambda made: before_after(*made.figures, lang), lang)
 
     def at_first(values, lang):
         """What can be shown before the model is there."""
@@ -139,20 +137,23 @@ def build(load: Callable) -> Tab:
         return at_first({"model": model, **asked, "strength": strength, "tone": tone}, lang)
 
     def in_a_row(model, own, sample, person, face, lang):
-        made = compute.styles(load, own if sample == OWN else None, sample, person, face, lang)
-        return figures(made.figures, lang, least=170)
+        settings = chosen(own, sample), sample, person, face
+        yield from followed(compute.styles, settings, lambda made: figures(made.figures, lang, least=170), lang)
 
     def there_and_back(model, direction, own, sample, person, face, size, hidden, lang):
-        made = of_own(compute.cycle)(model, direction, own, sample, person, face, size, hidden, lang=lang)
-        loss = [(say("style.cycle.loss", lang), decimal(sum(made.numbers.values()), lang, 3))]
-        return figures(made.figures, lang, columns=4) + facts(loss)
+        def show(made):
+            loss = say("style.cycle.loss", lang), decimal(made.numbers["cycle_loss"], lang, 3)
+            return figures(made.figures, lang, columns=4) + facts([loss])
+
+        settings = model, direction, chosen(own, sample), sample, person, face, size, hidden
+        yield from followed(compute.cycle, settings, show, lang)
 
     def seen(model, direction, own, sample, person, face, size, lang):
-        made = of_own(compute.eye)(model, direction, own, sample, person, face, size, lang=lang)
-        return figures(made.figures, lang, least=240)
+        settings = model, direction, chosen(own, sample), sample, person, face, size
+        yield from followed(compute.eye, settings, lambda made: figures(made.figures, lang, least=240), lang)
 
     def where_it_fails(model, lang):
-        return figures(compute.failures(load, lang).figures, lang, least=260)
+        yield from followed(compute.failures, (), lambda made: figures(made.figures, lang, least=260), lang)
 
     def ways(model, direction, lang):
         """The directions that a pair has, the chosen one if it is among them."""
@@ -171,22 +172,18 @@ def build(load: Callable) -> Tab:
     model.input(handler(switch_model), [model, direction], switched, **quiet).then(**sections.redraw())
     for event in (direction.input, sample.input, person.change, face.input, size.input):
         event(**sections.redraw())
-    own.input(lambda: OWN, None, sample, **quiet).then(**sections.redraw())
+    own.input(lambda picture: OWN if picture else SAMPLES[0], own, sample, **quiet).then(**sections.redraw())
     sample.change(lambda name: gr.update(visible=name == PERSON), sample, someone, **quiet)
 
-    developing = sections.draws(
-        "picture",
-        developed,
-        [strength.change, tone.change],
-        [*look, strength, tone],
-        [result, line],
-        meanwhile=meanwhile,
-    )
-    stops(stop, developing, line)
-    sections.draws("styles", in_a_row, [], [model, *photo], [row])
-    sections.draws("cycle", there_and_back, [hidden.change], [*look, hidden], [around])
-    sections.draws("eye", seen, [], look, [eyes])
-    sections.draws("fails", where_it_fails, [], [model], [failed])
+    adjusted, inputs = [strength.change, tone.change], [*look, strength, tone]
+    drawn = [
+        sections.draws("picture", developed, adjusted, inputs, [result, line], meanwhile=meanwhile),
+        sections.draws("styles", in_a_row, [], [model, *photo], [row, line]),
+        sections.draws("cycle", there_and_back, [hidden.change], [*look, hidden], [around, line]),
+        sections.draws("eye", seen, [], look, [eyes, line]),
+        sections.draws("fails", where_it_fails, [], [model], [failed, line]),
+    ]
+    stops(stop, drawn, line)
 
     # A button below a style goes on with it.
     js = "(pick, ...old) => { const [, , to, ...id] = pick.split(':'); return id.length ? [id.join(':'), to] : old; }"
@@ -219,7 +216,7 @@ def build(load: Callable) -> Tab:
         Param("sample", sample, Choice(lambda: list(SAMPLES)), SAMPLES[0]),
         Param("person", person, Range(0, MAX_SEED, whole=True), 13),
         Param("face", face, Switch(), False),
-        Param("size", size, Range(0, max(SIZES), whole=True), SIZE),
+        Param("size", size, Choice(lambda: list(SIZES)), SIZE),
         Param("strength", strength, Range(*STRENGTH), 1),
         Param("tone", tone, Range(*TONE), 1),
         Param("noise", hidden, Range(*HIDDEN), 0),

@@ -176,7 +176,7 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
         return [gr.update(visible=value) for value in seen]
 
     drawing_ = sections.draws("change", changed, [strength.release], asked, [result, line, mask])
-    stops(stop, drawing_, line)
+    stops(stop, [drawing_], line)
     quiet = {**PRIVATE, "show_progress": "hidden"}
     way.change(fitting, way, [to, strength, side, large, place], **quiet)
     for event in (way.input, to.submit, side.input, factor.input, upscaler.input, mask.input, source.input):

@@ -241,7 +241,7 @@ def lay_out(load: Callable, sections: Sections, inputs: dict) -> list[Param]:
     asked = [*(inputs[field] for field in ("prompt", "negative_prompt", "seed")), models]
     shown = [tiles, line]
     event = sections.draws("compare", one_after_the_other, [models.input], asked, shown, PAIR["diffusion"], meanwhile)
-    stops(stop, event, line)
+    stops(stop, [event], line)
     endpoint(functools.partial(compare, load), asked, "compare", compare.__doc__)
     return [Param("models", models, Several(lambda: [model.id for model in registry.models(STEM)]), [])]
 

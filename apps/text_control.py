@@ -272,7 +272,7 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
     drawing_ = sections.draws(
         "control", controlled, triggers, asked, [result, line, lines, condition], meanwhile=meanwhile
     )
-    stops(stop, drawing_, line)
+    stops(stop, [drawing_], line)
     quiet = {**PRIVATE, "show_progress": "hidden"}
     for event in (condition.input, to.submit, lines.input):
         event(**sections.redraw())

@@ -211,6 +211,6 @@ def lay_out(load: Callable, sections: Sections, inputs: dict) -> list[Param]:
 
     asked = [inputs[field] for field in ("prompt", "negative_prompt", "seed", "steps", "guidance")]
     event = sections.draws("paths", drawn, [], asked, [both, line], model=PAIR["diffusion"])
-    stops(stop, event, line)
+    stops(stop, [event], line)
     endpoint(functools.partial(paths, load), asked, "paths", paths.__doc__)
     return []

@@ -206,7 +206,7 @@ def build(load: Callable) -> Tab:
     )
     drawing.then(handler(memory), model, in_memory, **quiet)  # how the model was loaded
     gr.on([way.input for way in plan.values()], handler(compute.choose_plan), [model, *plan.values()], None, **quiet)
-    stops(stop, drawing, line)
+    stops(stop, [drawing], line)
 
     # A click on a picture, a chip or a word puts its values into the inputs.
     chosen = [*settings, width, height, *(param.component for param in inside if param.name == "photo")]

@@ -339,7 +339,7 @@ def build(load: Callable) -> Tab:
     walking = walk.click(
         handler(walk_along), way_inputs, [way, walk_status], show_progress="hidden", **PRIVATE, **COMPUTE
     )
-    stops(walk_stop, walking, walk_status)
+    stops(walk_stop, [walking], walk_status)
 
     sample_inputs = [model, seed, count, temperature]
     sections.draws("sample", grid_of, [seed.change, count.change, temperature.change], sample_inputs, [samples])
@@ -354,7 +354,7 @@ def build(load: Callable) -> Tab:
     developing = develop.click(
         handler(develop_photo), photo_inputs, [photo_out, photo_status], show_progress="hidden", **PRIVATE, **COMPUTE
     )
-    stops(develop_stop, developing, photo_status)
+    stops(develop_stop, [developing], photo_status)
 
     for task, task_inputs, api_name in (
         (compute.decode, point, "decode"),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import gradio as gr
+from gradio.events import Dependency
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
@@ -532,12 +533,14 @@ def run_row(label: str) -> tuple[gr.Button, gr.Button]:
     return run, stop
 
 
-def stops(button: gr.Button, event, line: gr.HTML) -> None:
-    """The button ends the event; what is finished stays, and the status line says so."""
+def stops(button: gr.Button, events: list[Dependency], line: gr.HTML) -> None:
+    """The button ends the events; what is finished stays, and the status line says so."""
 
     def stopped(lang):
         return status(lang, text=say("shell.stopped", lang))
 
-    # Afterwards: what the event still says while it is being cancelled would stand there for good.
+    # Afterwards: what an event still says while it is being cancelled would stand there for good.
     quiet = {"queue": False, "api_visibility": "private"}
-    button.click(None, cancels=[event], **quiet).then(handler(stopped), None, line, **quiet)
+    button.click(None, cancels=events, **quiet).then(handler(stopped), None, line, **quiet).then(
+        None, js="() => trugbild.settled()", **quiet
+    )

@@ -174,12 +174,19 @@ def whole(name: str, value: object, low: int, high: int) -> int:
     return int(value)
 
 
-def choice(name: str, value: object, choices) -> str:
-    """`value` if it is one of the strings in `choices`."""
+def choice(name: str, value: object, choices) -> str | int:
+    """`value` if it is one of the strings or numbers in `choices`."""
     if value is None:
         raise Problem("missing", name=name)
-    if not isinstance(value, str) or value not in choices:
-        raise Problem("unknown_choice", name=name, value=value, choices=", ".join(choices))
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value not in choices:
+        raise Problem("unknown_choice", name=name, value=value, choices=", ".join(map(str, choices)))
+    return value
+
+
+def switch(name: str, value: object) -> bool:
+    """`value` if it is true or false."""
+    if not isinstance(value, bool):
+        raise Problem("unknown_choice", name=name, value=value, choices="true, false")
     return value
 
 

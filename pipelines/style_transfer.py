@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from . import runtime
 from .models.cyclegan import Discriminator, Generator
-from .problems import Problem, choice, number, whole
+from .problems import Problem, choice, number
 from .recipe import Recipe
 from .registry import Model, revision
 from .style_space import DIRECTIONS, HIDDEN, LEAST, OTHER, SIZES, STRENGTH, TONE, work_size
@@ -85,9 +85,7 @@ class StyleTransferPipeline(DiffusionPipeline):
 
     def work(self, image: Image.Image, size: int) -> Image.Image:
         """What is worked on: RGB, scaled to that longer side, see style_space.work_size."""
-        if (size := whole("size", size, 0, max(SIZES))) not in SIZES:
-            raise Problem("unknown_choice", name="size", value=size, choices=", ".join(map(str, SIZES)))
-        image, wanted = image.convert("RGB"), work_size(*image.size, size)
+        image, wanted = image.convert("RGB"), work_size(*image.size, int(choice("size", size, SIZES)))
         return image if image.size == wanted else image.resize(wanted, Image.Resampling.LANCZOS)
 
     def align(self, image: Image.Image) -> Image.Image:

@@ -318,10 +318,10 @@ def test_a_verdict_belongs_to_its_place(pair):
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("size", [64, 100, 2048, -1])
+@pytest.mark.parametrize("size", [64, 100, 2048, -1, True, float("nan"), [256]])
 def test_sizes_that_are_none(pair, size):
     for task in (pair.translate, pair.cycle, pair.eye):
-        assert code(task, photo(8, 8), "AtoB", size) in ("unknown_choice", "out_of_range")
+        assert code(task, photo(8, 8), "AtoB", size) == "unknown_choice"
 
 
 def test_bad_input(pair):
@@ -329,9 +329,9 @@ def test_bad_input(pair):
     for expected, more in (
         ("unknown_choice", {"direction": "B to A"}),
         ("missing", {"direction": None}),
-        ("not_a_number", {"size": "256"}),
+        ("unknown_choice", {"size": "256"}),
         ("missing", {"size": None}),
-        ("not_whole", {"size": 0.5}),
+        ("unknown_choice", {"size": 0.5}),
         ("out_of_range", {"strength": 1.6}),
         ("out_of_range", {"strength": float("nan")}),
         ("out_of_range", {"tone": -0.1}),

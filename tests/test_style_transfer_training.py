@@ -31,7 +31,7 @@ def write_parquet(path, count, seed, **columns):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("domains")
-    write_parquet(folder / "a.parquet", 9, 0, year=[*range(1900, 1908), None], group=["x", "y", "z"] * 3)
+    write_parquet(folder / "a.parquet", 9, 0, year=[*range(1900, 1908), None], group=["x", "y", "z"] * 3, one=["x"] * 9)
     write_parquet(folder / "b.parquet", 6, 1)
     (folder / "more.txt").write_text("Zoë\n", "utf-8")
     (folder / "more").mkdir()
@@ -232,6 +232,8 @@ def test_held_out_share(data, tmp_path):
     again = load_domain(configure(data, tmp_path, "--held-out", 0.3, "--seed", 5), "b")[1]
     assert torch.equal(test_b, again)
     grouped = configure(data, tmp_path, "--held-out", 0.3, "--group-a", "group")
+    with pytest.raises(common.TrainingError, match="a.parquet: one tells no two pictures apart"):
+        load_domain(configure(data, tmp_path, "--group-a", "one"), "a")
     everything = load_domain(configure(data, tmp_path), "a")
     pictures = common.load_images(data / "a.parquet", 36, fit="crop").pixels
     test_a = load_domain(grouped, "a")[1]

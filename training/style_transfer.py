@@ -130,7 +130,10 @@ def load_domain(config: Config, name: Literal["a", "b"]) -> tuple[torch.Tensor, 
         images = common.load_images(path, config.load_size, 1 if grey else 3, fit="crop")
         rows = matching(images, where)
         pixels.append(images.pixels[rows].expand(-1, 3, -1, -1))
-        keys += [f"{source} {images.column(group)[i] if group else i}" for i in rows]
+        named = [images.column(group)[i] if group else i for i in rows]
+        if group and len(set(named)) < 2:
+            raise TrainingError(f"{Path(source).name}: {group} tells no two pictures apart to hold one out.")
+        keys += [f"{source} {value}" for value in named]
     order = sorted(set(keys), key=lambda key: zlib.crc32(key.encode()))
     held_out = set(order[: math.ceil(config.held_out * len(order))])
     chosen = torch.tensor([key in held_out for key in keys], dtype=torch.bool)

@@ -49,6 +49,11 @@ Object.assign(window.trugbild, (() => {
     if (runs) press("button.run");
   }
 
+  function settled(id) {  // an event has ended or was stopped: nothing is being loaded for it any more
+    for (const text of (id ? document.getElementById(id) : document)?.querySelectorAll(".waiting") ?? [])
+      if (id || visible(text)) text.remove();
+  }
+
   function redraw(stem, names, ticks, wanted = states[stem]?.section ?? names[0]) {
     return ticks.map((tick, i) => names[i] === wanted ? tick + 1 : tick);
   }
@@ -659,5 +664,5 @@ Object.assign(window.trugbild, (() => {
     build();
   }
 
-  return {changed, section, redraw, run, select, opened, header, notice, plane, examples, sketch, people, picker, picked, asked, visit, film, quiz, anybody};
+  return {changed, section, settled, redraw, run, select, opened, header, notice, plane, examples, sketch, people, picker, picked, asked, visit, film, quiz, anybody};
 })());
