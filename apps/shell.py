@@ -15,7 +15,7 @@ from apps import server
 from apps.i18n import LANGUAGES, browser_texts, language, say, sentence, t
 from apps.links import MAX_QUERY, Tab
 from apps.theme import Trugbild
-from pipelines import recipe
+from pipelines import recipe, registry
 from pipelines.problems import Problem, choice
 
 # The order on the page; each is a module of apps with build(load) -> links.Tab.
@@ -50,6 +50,15 @@ def qr(message: dict) -> dict:
     return {"svg": segno.make(link, error="m").svg_inline(scale=8, border=3, omitsize=True)}
 
 
+def other_weights(found: recipe.Recipe) -> bool:
+    """Whether a net that made a picture has been exchanged since: the model, or one that a setting names."""
+    nets = {found.model: found.revision}
+    for name, value in found.settings.items():
+        if id := name.endswith("_revision") and found.settings.get(name.removesuffix("_revision")):
+            nets[id] = value
+    return any(registry.revision(registry.get(id)) != made_by for id, made_by in nets.items())
+
+
 def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
     """The whole page with these tabs; `load` is what they compute with (pipelines.load, or a stand-in in tests)."""
     with gr.Blocks(title="Trugbild", analytics_enabled=False, delete_cache=(60, server.UPLOADS_KEPT)) as demo:
@@ -70,7 +79,8 @@ def page(load: Callable, names: tuple[str, ...] = TABS) -> gr.Blocks:
                 query = tab.query(values)
                 if wrong := tab.read(dict(parse_qsl(query, keep_blank_values=True)))[1]:
                     raise wrong[0]
-                return {"query": f"?{query}"}
+                told = sentence(Problem("other_weights", model=found.model), lang) if other_weights(found) else ""
+                return {"query": f"?{query}", "told": told}
             except Problem as problem:
                 return {"problem": sentence(problem, lang)}
             except (binascii.Error, KeyError, TypeError, AttributeError, ValueError):

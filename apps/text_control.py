@@ -31,6 +31,7 @@ from apps.widgets import (
     jpeg,
     live,
     png,
+    short,
     status,
     stops,
 )
@@ -195,8 +196,8 @@ def condition_choices(model: str, lang: str) -> list[tuple[str, str]]:
             net_for(model, name)
         except Problem:
             why = say("text.control.no_net", lang)
-        if not why and conditions.get(name).status():
-            why = say("shell.needs_download", lang)
+        if not why and (problem := conditions.get(name).status()):
+            why = say(short(problem), lang)
         choices.append((f"{label} — {why}" if why else label, name))
     return choices
 

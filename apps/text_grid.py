@@ -22,14 +22,18 @@ from pipelines.recipe import Recipe
 AXES = ("seed", "steps", "guidance", "sampler", "model", "prompt")
 LONGEST_AXIS, CELLS = 8, 36
 NOTHING = "-"  # instead of a second axis
-VALUES = {  # what an axis holds until something else is written
+VALUES = {  # see `usual`
     "seed": "1, 2, 3, 4",
     "steps": "1, 2, 4, 8, 20",
     "guidance": "1, 2, 4, 8",
-    "sampler": "DDIM, DPM++ 2M, Euler",
     "model": "emoji-sd, emoji-flux",
     "prompt": "frog with melon hat | cat with top hat",
 }
+
+
+def usual(name: str, model: str) -> str:
+    """What an axis holds until something else is written."""
+    return ", ".join(sampler_names(known(model))) if name == "sampler" else VALUES.get(name, "")
 
 
 # ---- what is computed
@@ -190,7 +194,8 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component], st
     crossing = sections.draws("grid", over_settings, [], [*inputs.values(), x, xs, y, ys], [table, line])
     stops(stop, crossing, line)
     for name, values in ((x, xs), (y, ys)):
-        filled = name.input(lambda name: VALUES.get(name, ""), name, values, show_progress="hidden", **PRIVATE)
+        event = {"inputs": [name, inputs["model"]], "outputs": values, "show_progress": "hidden", **PRIVATE}
+        filled = name.input(usual, **event)
         filled.then(**sections.redraw())
         values.submit(**sections.redraw())
     endpoint(functools.partial(grid, load), [*inputs.values(), x, xs, y, ys], "xy_grid", grid.__doc__)

@@ -38,6 +38,7 @@ from apps.widgets import (
 )
 from pipelines import gpu_mb, registry, wanted
 from pipelines import status as availability
+from pipelines.problems import choice
 from pipelines.text_plan import ways
 from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LONGEST_SIDE, LORA_WEIGHT, SAMPLERS, STEPS
 
@@ -264,7 +265,9 @@ def build(load: Callable) -> Tab:
     ]
 
     def check(values):
-        compute.fitting(registry.get(values["model"]), values["lora"])
+        entry = registry.get(values["model"])
+        compute.fitting(entry, values["lora"])
+        choice("sampler", values["sampler"], ("", *compute.sampler_names(entry)))
 
     def here():
         large = registry.get(ON_GPU)

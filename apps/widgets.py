@@ -472,8 +472,9 @@ def model_choices(tab: str, kind: str, lang: str) -> list[tuple[str, str]]:
 
 
 def short(problem: Problem) -> str:
-    """Why a model cannot be used, in two words: the key of a text."""
+    """Why something cannot be used, in two words: the key of a text."""
     keys = {"gated": "needs_licence", "unauthorised": "needs_licence", "memory": "too_big"}
+    keys |= {"no_detector": "needs_package", "package_missing": "needs_package"}
     return f"shell.{keys.get(problem.code, 'needs_download')}"
 
 

@@ -23,6 +23,7 @@ SENTENCES = {
     "unknown_tab": "There is no tab called {tab} here.",
     "model_files_missing": "The files of {model} are not here; fetch the repository again or train the model.",
     "model_broken": "{model} cannot be loaded: its files are damaged or belong to another kind of model.",
+    "other_weights": "This picture was made with an earlier version of {model}; drawn again, it will look different.",
     "memory": "{model} needs about {needed} MB of memory, but only {budget} MB may be used; pick a smaller model.",
     "memory_setting": "TRUGBILD_MEMORY_MB is {value}; it must be a whole number of megabytes above 0.",
     # folders of one's own
@@ -78,6 +79,8 @@ SENTENCES = {
     "FLUX.1 schnell.",
     "not_multiple": "{name} is {value}; it must be a multiple of {multiple}.",
     "cannot_be_given": "{model} cannot be given that together ({what}); pick another model or leave something out.",
+    "no_instructions": "{model} does not change pictures by instruction; FLUX.1 Kontext, FLUX.2 and Qwen-Image-Edit "
+    "do, so pick one of them or another way.",
     "empty_mask": "Nothing is marked to be drawn anew; brush over a place first.",
     "no_controlnet": "No ControlNet goes with {model} here; pick one of these models: {models}.",
     "not_followed": "No ControlNet of {model} follows that ({name}); pick another condition, edges for example.",

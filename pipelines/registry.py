@@ -167,6 +167,7 @@ def _cyclegan(id: str, **files: str) -> Model:
 
 INDEX = "model_index.json"  # of a pipeline of diffusers: the class of each of its parts
 ASK = ""  # instead of a sha256 that is not known here: the file stays closed until the person gives one, see checksums
+PREVIEW = "preview"  # folder of a small autoencoder beside the parts of a pipeline
 WEIGHTS, TAEF2 = "diffusion_pytorch_model.safetensors", "taef2.safetensors"
 LORA = "pytorch_lora_weights.safetensors"
 # fmt: off
@@ -437,7 +438,8 @@ def _weights(path: Path) -> list[str]:
     """The files with weights in a model's folder; those of a pair lie in the folders of its directions, those of a
     pipeline in the folders of its parts."""
     pairs = [f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")]
-    parts = sorted(file.parent.name for file in path.glob("*/config.json")) if (path / INDEX).is_file() else []
+    found = path.glob("*/config.json") if (path / INDEX).is_file() else ()
+    parts = sorted(file.parent.name for file in found if file.parent.name != PREVIEW)  # no picture depends on that
     files = [file for folder in ("", *pairs, *parts) for file in sorted((path / folder).glob("*"))]
     return [file.relative_to(path).as_posix() for file in files if file.suffix in (".safetensors", ".pth")]
 

@@ -19,9 +19,10 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
 from . import hub, load, registry, runtime, text_loading, text_safety
+from .photo_autoencoders import PhotoAutoencoderPipeline
 from .problems import Problem, choice, number, whole
 from .recipe import Recipe
-from .registry import Model, revision
+from .registry import PREVIEW, Model, revision
 from .text_families import FAMILIES
 from .text_family import Family
 from .text_given import Given, Guide, Lora, paste
@@ -83,8 +84,12 @@ class TextToImagePipeline(DiffusionPipeline):
         self.defaults = {**usual, **model.defaults}
 
     def _tiny(self) -> DiffusionPipeline | None:
-        """A small autoencoder of the same latents, for previews: where the model is the hub's and that is here, too."""
-        small = registry.get(self.family.tiny) if self.family.tiny and not self.model.path else None
+        """A small autoencoder of the same latents, for previews: one that lies beside a model of this machine, or the
+        family's for one of the hub, if that is here, too."""
+        if self.model.path:
+            beside = self.model.path / PREVIEW
+            return PhotoAutoencoderPipeline.from_model(self.model, beside) if beside.is_dir() else None
+        small = registry.get(self.family.tiny) if self.family.tiny else None
         return load(small.id) if small and hub.folder(small) else None
 
     # ---- drawing
@@ -131,6 +136,8 @@ class TextToImagePipeline(DiffusionPipeline):
             raise Problem("no_negative_prompt", model=self.model.id)
         if self.family.edits_only and not given.edit:
             raise Problem("nothing_to_change", model=self.model.id)
+        if given.edit and "edit" not in self.family.variants:
+            raise Problem("no_instructions", model=self.model.id)
         settings = {"prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "guidance": guidance}
         settings |= {"sampler": sampler, **given.settings(self.defaults["size"])}
         recipe = self.recipe("draw", settings, generator.initial_seed())

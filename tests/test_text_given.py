@@ -211,7 +211,7 @@ def test_sizes(pipes, kind):
         (Given(guide=Guide("nothing", PHOTO, 3.0)), "out_of_range"),
         (Given(guide=Guide("nothing", PHOTO, 1.0, 0.5, 0.5)), "guide_never"),
         (Given(guide=Guide("nothing", None)), "no_picture"),
-        (Given(edit=PHOTO), "cannot_be_given"),
+        (Given(edit=PHOTO), "no_instructions"),
         (Given(loras=(Lora("nothing"),)), "unknown_choice"),
         (Given(loras=(Lora("nothing", 9.0),)), "out_of_range"),
     ],

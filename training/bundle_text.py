@@ -4,7 +4,8 @@
 
 The prompt and the seed are those of the picture that the first screen shows (`first.png`). Give the model its line in
 MODELS of pipelines/registry.py first: the picture names the model that made it. A ControlNet or a LoRA is copied; the
-first picture of the ControlNet's section is drawn by `make screenshots`.
+first picture of the ControlNet's section is drawn by `make screenshots`. What decodes previews is --preview's
+(training.preview), else the one that OUT had.
 """
 
 import argparse
@@ -15,13 +16,15 @@ from pathlib import Path
 
 import pipelines
 from pipelines.recipe import save
-from pipelines.registry import INDEX, LORA, WEIGHTS
+from pipelines.registry import INDEX, LORA, PREVIEW, WEIGHTS
 
 KEPT = ("words.json", "training.json", "README.md", "config.json", INDEX, WEIGHTS, LORA)
 
 
-def bundle(run: Path, out: Path, prompt: str, seed: int) -> None:
+def bundle(run: Path, out: Path, prompt: str, seed: int, preview: Path | None = None) -> None:
     """Copies what the app needs, and has a model draw its first picture."""
+    preview = preview or out / PREVIEW
+    small = {file.name: file.read_bytes() for file in sorted(preview.glob("*")) if file.name in KEPT}
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     for name in KEPT:
@@ -32,6 +35,10 @@ def bundle(run: Path, out: Path, prompt: str, seed: int) -> None:
     for part in json.loads((run / INDEX).read_text("utf-8")):
         if (run / part).is_dir():
             shutil.copytree(run / part, out / part)
+    if small:
+        (out / PREVIEW).mkdir()
+    for name, data in small.items():
+        (out / PREVIEW / name).write_bytes(data)
     picture, recipe = pipelines.load(out).draw(prompt, seed=seed)
     (out / "first.png").write_bytes(save(picture, recipe))
 
@@ -42,8 +49,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompt", default="frog with melon hat")
     parser.add_argument("--seed", type=int, default=8)
+    parser.add_argument("--preview", type=Path, help="folder of the autoencoder for previews")
     args = parser.parse_args()
-    bundle(args.run, args.out, args.prompt, args.seed)
+    bundle(args.run, args.out, args.prompt, args.seed, args.preview)
     return 0
 
 

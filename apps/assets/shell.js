@@ -3,7 +3,7 @@
 "use strict";
 
 Object.assign(window.trugbild, (() => {
-  const words = window.trugbild.words;
+  const words = window.trugbild.words, TOLD = "trugbild.told";  // what the next page says of the picture it opens
   const runs = new URLSearchParams(location.search).get("run") === "1";
   const $ = (selector, root = document) => root.querySelector(selector);
   const visible = (node) => node && node.offsetParent !== null;
@@ -71,6 +71,11 @@ Object.assign(window.trugbild, (() => {
     ready = true;
     const said = new URLSearchParams(location.search);
     if ([...values.keys()].some((name) => name !== "tab" && !said.has(name))) write();  // what this machine begins with
+    try {
+      const told = sessionStorage.getItem(TOLD);
+      sessionStorage.removeItem(TOLD);
+      if (told) notice(told);
+    } catch { /* no storage: nothing was kept */ }
     document.documentElement.dataset.ready = "1";
   }
 
@@ -152,6 +157,7 @@ Object.assign(window.trugbild, (() => {
       });
       const answer = await server.open_picture({data, lang: window.trugbild.lang});
       if (answer.problem) return notice(answer.problem);
+      if (answer.told) try { sessionStorage.setItem(TOLD, answer.told); } catch { /* no storage: it is left unsaid */ }
       follow(answer.query + "&run=1");
     }
     file.addEventListener("change", () => { open(file.files[0]); file.value = ""; });
