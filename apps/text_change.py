@@ -33,7 +33,7 @@ from apps.widgets import (
 )
 from pipelines import registry, upscaling_space
 from pipelines.problems import choice
-from pipelines.recipe import Recipe
+from pipelines.recipe import ENLARGE, Recipe, save
 from pipelines.text_given import Given, Start
 from pipelines.text_space import LONGEST_PROMPT, STRENGTH, prompt_text
 
@@ -59,9 +59,10 @@ def change(
     choice("source", source, SOURCES), choice("way", way, WAYS)
     to = prompt_text("to", to)
     image = asked.draw(load)[0] if source == DRAWN and not picture else chosen(picture, source)
+    revision = registry.revision(known(asked.model))
     if way == "enlarge":
         before, after = enlarged(image, factor, upscaler, on_step)
-        recipe = Recipe.make(STEM, asked.model, registry.revision(known(asked.model)), "change", {}, asked.seed)
+        recipe = Recipe.make(STEM, asked.model, revision, "change", {}, asked.seed)
     else:
         what = given(load(asked.model).defaults["size"], image, way, strength, mask, side)
         report = on_step and (lambda i, n, preview: on_step(i, n, preview and [Figure(jpeg(small(preview)), "")]))
@@ -70,12 +71,11 @@ def change(
     inputs = {"source": OWN if picture else source, "way": way, "to": to, "strength": strength, "mask": mask}
     inputs |= {"side": side, "factor": factor, "upscaler": upscaler}
     caption = say(f"text.change.after.{way}", lang)
-    return Result(
-        [
-            shown(before, say("text.change.before", lang)),
-            asked.made(after, recipe, caption, "change", **inputs),
-        ]
-    )
+    made = asked.made(after, recipe, caption, "change", **inputs)
+    if way == "enlarge" and inputs["source"] != DRAWN:  # no words and no seed have a part in it
+        recipe = Recipe.make(STEM, asked.model, revision, ENLARGE, {"section": "change", **inputs})
+        made = made._replace(data=save(after, recipe), name=f"{inputs['source']}_{factor}x")
+    return Result([shown(before, say("text.change.before", lang)), made])
 
 
 def given(size: int, image: Image.Image, way: str, strength: float, mask: str, side: str) -> Given:

@@ -73,7 +73,9 @@ class Grid(NamedTuple):
             side = f"<th>{html.escape(label(self.y, value, lang))}</th>" if self.y != NOTHING else ""
             rows.append(f"<tr>{side}{''.join(self._cell(i, j) for j in range(len(self.across)))}</tr>")
         corner = "<td></td>" if self.y != NOTHING else ""
-        return f'<div class="xy"><table><tr>{corner}{head}</tr>{"".join(rows)}</table></div>'
+        columns = len(self.across) + (self.y != NOTHING)
+        table = f'<table style="--columns:{columns}"><tr>{corner}{head}</tr>{"".join(rows)}</table>'
+        return f'<div class="xy">{table}</div>'
 
     def _cell(self, i: int, j: int) -> str:
         if (i, j) not in self.cells:

@@ -239,7 +239,9 @@ def first(values: dict, lang: str) -> list[Figure] | None:
 # ---- words
 
 
-def notes(model: str, prompt: str, lang: str, unread: str = "", lora: str = "") -> list[str]:
+def notes(
+    model: str, prompt: str, lang: str, unread: str = "", lora: str = "", negative: str = "", guidance: float = 4.0
+) -> list[str]:
     """What a person should know about the model, and how it reads this prompt; HTML. unread: what it does not see."""
     entry, steps = known(model), text_words.learning(known(model))
     early = (
@@ -248,7 +250,8 @@ def notes(model: str, prompt: str, lang: str, unread: str = "", lora: str = "") 
         else []
     )
     words = text_words.words(entry, registry.get(lora) if lora else None)
-    return early + _read(words, prompt, lang, unread)
+    unheard = [say("text.note.negative", lang)] if negative.strip() and guidance <= 1 else []
+    return early + _read(words, prompt, lang, unread) + unheard
 
 
 def _read(words: text_words.Words | None, prompt: str, lang: str, unread: str) -> list[str]:

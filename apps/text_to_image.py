@@ -126,7 +126,9 @@ def build(load: Callable) -> Tab:
         work = functools.partial(compute.draw, load, *asked, lang=lang)
         columns = math.ceil(math.sqrt(number)) if isinstance(number, int) and number > 1 else 0
         shown = functools.partial(figures, lang=lang, big=not columns, columns=columns)
-        said = noted(compute.notes(model, prompt, lang, load(model).unread(prompt), lora))
+        one = compute.Asked.of(*asked[: len(compute.Asked._fields)])
+        more = {"lora": lora, "negative": one.negative_prompt, "guidance": one.guidance}
+        said = noted(compute.notes(model, prompt, lang, load(model).unread(prompt), **more))
         for update in live(lambda on_step: work(on_step=on_step), lang, lambda made: shown(made.figures), shown):
             yield *update, said
 
@@ -239,7 +241,14 @@ def build(load: Callable) -> Tab:
             *of_model(*(values[name] for name in ("model", "sampler", "lora", "width", "height")), lang),
             before(values, lang),
             f'<div class="uses">{buttons}</div>',
-            noted(compute.notes(values["model"], values["prompt"], lang, lora=values["lora"])),
+            noted(
+                compute.notes(
+                    *(values["model"], values["prompt"], lang),
+                    lora=values["lora"],
+                    negative=values["negative_prompt"],
+                    guidance=values["guidance"],
+                )
+            ),
         ]
 
     own = {m.id: compute.steps_and_guidance(m.id) for m in registry.models(STEM)}

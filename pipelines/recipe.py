@@ -30,13 +30,14 @@ FORMAT = 1  # of the JSON; a change that old readers cannot read raises it
 LIMIT_KB = 64  # of the JSON
 MAX_CHUNKS = 2**16  # more than any picture that can be opened here needs
 
+ENLARGE, ENHANCED = "enlarge", "algorithmicallyEnhanced"  # a task: a photograph, which no model of ours has made
 _PROMPTS = ("prompt", "negative_prompt")
 _COMMON = {"steps": "Steps", "sampler": "Sampler", "guidance": "CFG scale"}  # our names -> the ecosystem's
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description
  rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreatorTool="Trugbild {version}"
  xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
- Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"{recipe}/>
+ Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{source}"{recipe}/>
 </rdf:RDF></x:xmpmeta>
 <?xpacket end="w"?>"""
 
@@ -108,7 +109,8 @@ def parameters(recipe: Recipe, size: tuple[int, int]) -> str:
     prompt, negative = (settings.pop(name, "") for name in _PROMPTS)
     line = {theirs: settings.pop(ours) for ours, theirs in _COMMON.items() if ours in settings}
     line |= {} if recipe.seed is None else {"Seed": recipe.seed}
-    line |= {"Size": f"{size[0]}x{size[1]}", "Model": recipe.model, "Task": recipe.task, **settings}
+    model = settings["upscaler"] if recipe.task == ENLARGE else recipe.model
+    line |= {"Size": f"{size[0]}x{size[1]}", "Model": model, "Task": recipe.task, **settings}
     line |= {"Version": f"Trugbild {recipe.versions.get('trugbild', __version__)}"}
     lines = [prompt, f"Negative prompt: {negative}" if negative else ""]
     return "\n".join([*filter(None, lines), ", ".join(f"{key}: {_quoted(value)}" for key, value in line.items())])
@@ -116,16 +118,16 @@ def parameters(recipe: Recipe, size: tuple[int, int]) -> str:
 
 def save(image: Image.Image | Sequence[Image.Image], recipe: Recipe, duration_ms: int = 80) -> bytes:
     """The picture as PNG, or several as an animated WebP without loss, with its recipe inside."""
-    file = io.BytesIO()
+    file, source = io.BytesIO(), ENHANCED if recipe.task == ENLARGE else "trainedAlgorithmicMedia"
     if isinstance(image, Image.Image):
         chunks = PngImagePlugin.PngInfo()
         chunks.add_text("parameters", parameters(recipe, image.size))  # becomes iTXt where Latin-1 does not do
         chunks.add_text("trugbild", recipe.to_json())
-        chunks.add_itxt("XML:com.adobe.xmp", _XMP.format(version=__version__, recipe=""))
+        chunks.add_itxt("XML:com.adobe.xmp", _XMP.format(version=__version__, source=source, recipe=""))
         image.save(file, "PNG", pnginfo=chunks)
     else:
         ours = f' xmlns:trugbild="urn:trugbild:1" trugbild:recipe={quoteattr(recipe.to_json(), {chr(34): "&quot;"})}'
-        xmp = _XMP.format(version=__version__, recipe=ours).encode()
+        xmp = _XMP.format(version=__version__, source=source, recipe=ours).encode()
         first, *rest = image
         first.save(
             file, "WEBP", save_all=True, append_images=rest, duration=duration_ms, loop=0, lossless=True, xmp=xmp

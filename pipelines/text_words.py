@@ -12,7 +12,7 @@ from .problems import Problem
 from .registry import Model
 
 WORD = re.compile(r"\w+(?:-\w+)*")
-ALIKE = 0.6  # of difflib's ratio: below it a word is no neighbour
+ALIKE = 0.7  # of difflib's ratio: below it a word is no neighbour
 # Letters that nobody sees: zero-width ones and those that turn the direction of writing.
 UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")
 

@@ -450,8 +450,8 @@ def describe(config: Config, painter: Painter, digest: str, figures: dict) -> di
             "It knows the few hundred words of words.json and nothing else; what it is asked beyond them it guesses.",
             f"Prompts are cut after {config.length} tokens, about as many words.",
             "Two things beside each other are small, and seldom to be recognised.",
-            "Each thing is drawn as four sets of emoji draw it. Pairs of wearer and hat that it never saw succeed less "
-            "often than others, frog with melon hat among them.",
+            "Each thing is drawn as four sets of emoji draw it. Frog with melon hat and a tenth of all "
+            "pairs of wearer and hat were never trained on; the figures say how those succeed.",
         ],
     }
 
