@@ -40,6 +40,7 @@ OBJECTIVE ?= diffusion
 OUT ?= runs/emoji-sd
 train-text-to-image: .venv/training
 	$(BIN)/python -m training.latents --data $(DATA)/emoji --vae runs/emoji-vae --out runs/emoji-latents
+	nice -n 19 $(BIN)/python -m training.preview --data $(DATA)/emoji --resume --out runs/emoji-preview
 	nice -n 19 $(BIN)/python -m training.text_to_image --objective $(OBJECTIVE) --data $(DATA)/emoji \
 		--resume --out $(OUT) $(ARGS)
 

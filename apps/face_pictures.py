@@ -4,8 +4,11 @@ A person is a word: `42` the seed of somebody, `w:...` a code, such as that of o
 commas.
 """
 
+import contextlib
 import functools
+import importlib.util
 import io
+import itertools
 import json
 import math
 import os
@@ -38,8 +41,8 @@ SHOWN = 256  # px: smaller faces are enlarged to it before they are saved
 DIRECTIONS, MAX_LAYERS, MAX_STAGES = 8, 18, 12  # sliders; of a net of 1024 px; on the way of any net
 PHOTOS = ("astronaut",)  # with a face in it
 COUNTS = {"people": (2, MAX_PEOPLE), "rows": (1, 6), "columns": (1, 6), "who": (1, 1)}  # least, most; else 1 to 8
-QUIZ = 8  # pictures, half of them real
-USES = ("a", "b", "c", "people", "who")  # what a person can be taken for
+QUIZ, TRIED = 8, 40  # pictures, half of them real; pictures of a folder that are looked at for it
+USES = ("a", "b", "c", "people", "rows", "who", "jury")  # what a person can be taken for
 FIRST_LOOK = {**face_space.FIRST, "cutoff": MAX_LAYERS, "fast": False}
 
 
@@ -226,14 +229,15 @@ def person(load, model, domain, psi, cutoff, seed, count, noise, fast, lang) -> 
     count, fast = whole("count", count, 1, MAX_COUNT), switch("fast", fast)
     how = {"noise": choice("noise", noise, NOISE), "fast": fast}
     pictures, recipe = scene.pipeline.generate(checked_seed(seed), count, **how, **scene.look)
-    items = []
+    items, usual = [], (FACES, DOMAINS[0], FIRST_LOOK["psi"], None, FIRST_LOOK["noise"])
+    there = (model, *scene.look.values(), noise) == usual  # whether style transfer has the same person
     for i, picture in enumerate(pictures):
         one = replace(recipe, seed=(recipe.seed + i) % 2**32)
         item = scene.made(
             picture, say("faces.person.caption", lang, seed=one.seed), str(one.seed), one, "person", **how
         )
         names = ("seed", *USES) if count > 1 else USES
-        items.append(item._replace(below=uses(one.seed, names, lang, (model, scene.domain) == (FACES, DOMAINS[0]))))
+        items.append(item._replace(below=uses(one.seed, names, lang, there)))
     return Result(items)
 
 
@@ -325,7 +329,7 @@ def learnt(load, model, domain, psi, cutoff, cast, stage, lang) -> Result:
     who = _people(scene.pipeline, cast, "cast")
 
     def at(i: int, who: list) -> list[Figure]:
-        pictures, recipe = scene.pipeline.learnt(who, i, domain=scene.domain, psi=scene.psi)
+        pictures, recipe = scene.pipeline.learnt(who, i, **scene.look)
         seen = decimal(stages[i].pictures_seen, lang, 0)
         caption = say("faces.learnt.caption", lang, size=stages[i].image_size, seen=seen)
         inputs = {"cast": cast, "stage": i + 1}
@@ -372,18 +376,26 @@ def _from_parquet(file: Path) -> list[bytes]:
     return [row["bytes"] for row in rows]
 
 
+def portrait(pipeline, file: bytes | Path) -> Image.Image | None:
+    """A square picture of somebody's folder as it is, from any other the face; None where there is none to be had."""
+    with contextlib.suppress(Problem):
+        picture = open_picture(io.BytesIO(file) if isinstance(file, bytes) else file)
+        return picture if picture.width == picture.height else pipeline.align(picture)
+    return None
+
+
 def quiz(load, model, domain, psi, cutoff, seed, files: Sequence[str], lang) -> list[dict]:
     """Real and generated pictures in a random order: [{src, real, share}], share the discriminator's for "real"."""
     scene = Scene.of(load, model, domain, psi, cutoff)
     pipeline, order = scene.pipeline, random.Random(checked_seed(seed))
     if files:
-        real = [pipeline.align(open_picture(file)) for file in files[:QUIZ]]
+        real = [pipeline.align(open_picture(file)) for file in files[: QUIZ // 2]]
     else:
         at_hand = real_files().get(scene.domain or "colour", [])
-        chosen = order.sample(at_hand, min(QUIZ // 2, len(at_hand)))
-        real = [open_picture(io.BytesIO(one) if isinstance(one, bytes) else one) for one in chosen]
+        chosen = order.sample(at_hand, min(TRIED, len(at_hand)))
+        real = list(itertools.islice(filter(None, (portrait(pipeline, one) for one in chosen)), QUIZ // 2))
     if not real:
-        raise Problem("no_real_faces")
+        raise Problem("no_real_faces" if importlib.util.find_spec("pyarrow") else "no_real_faces_pyarrow")
     real = [picture.resize((pipeline.image_size,) * 2, Image.Resampling.LANCZOS) for picture in real]
     seeds = [order.randrange(MAX_SEED) for _ in real]
     pictures = real + pipeline.draw(pipeline.ws(seeds, **scene.look), noise="on", seeds=seeds)

@@ -58,6 +58,8 @@ SENTENCES = {
     # faces
     "people_count": "{name} has {value} entries; {low} to {high} are possible.",
     "no_real_faces": "There are no real faces here; upload portraits or start the app with --data and their folder.",
+    "no_real_faces_pyarrow": "There are no real faces here; upload portraits or start the app with --data and their "
+    "folder (parquet files take the package pyarrow, which is not installed).",
     "face_code": "This is not the code of a face, or that of another model; copy the whole link again.",
     "too_many_codes": "So many codes of faces do not fit into a recipe; use at most {most} people here.",
     "codes_walk_in_w": "A face that is a code has no z; walk through w, or between seeds only.",

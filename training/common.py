@@ -593,6 +593,7 @@ def write_card(folder: Path, training: dict) -> None:
         f"Script: `training/{training.get('script', training['tab'])}.py` of commit {training['git_commit']}.",
         "",
     ]
+    lines += ["`steps` is what was planned; the figures say how much was seen when this was saved.", ""]
     lines += ["| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in training["config"].items())]
     lines += ["", "## Data and licence", "", f"Trained on [{data['name']}]({data['url']}): {data['attribution']}."]
     lines += [f"Licence of the data: {data['licence']}. Licence of the weights: {training['licence']}.", ""]

@@ -43,6 +43,7 @@ from diffusers.utils import logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from training import common, words
+from training.autoencoder import PHOTO_CREDITS
 from training.common import TrainingError, option
 from training.latents import HELD_OUT, HELD_OUT_SEED, VAE_FILES, Latents
 from training.quick import plain_attention, quick_flux
@@ -438,10 +439,11 @@ def describe(config: Config, painter: Painter, digest: str, figures: dict) -> di
         "data": {
             "name": "scenes composed of emoji",
             "url": "https://github.com/googlefonts/noto-emoji",
-            "licence": "Apache-2.0 (Noto Emoji), CC BY 4.0 (Twemoji), MIT (Fluent Emoji)",
+            "licence": "Apache-2.0 (Noto Emoji), CC BY 4.0 (Twemoji), MIT (Fluent Emoji); of the autoencoder's "
+            "photographs: CC BY 2.0 (flowers), public domain",
             "attribution": "Noto Emoji, Copyright 2013 Google LLC; Twemoji graphics, Copyright 2014-2021 Twitter, "
             "2022-present Jason Sofonia & Justine De Caires, CC BY 4.0, rendered, scaled and composed; Fluent Emoji, "
-            "Copyright (c) Microsoft Corporation",
+            f"Copyright (c) Microsoft Corporation; the autoencoder saw photographs, too{PHOTO_CREDITS}",
         },
         "figures": figures,
         "figures_note": "The loss is that of 256 scenes whose pairs of wearer and hat were not trained on, by the mean "
