@@ -2,8 +2,11 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import pipelines.models.vae
+from apps.i18n import LANGUAGES, texts
 from pipelines import recipe, registry
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "pipelines" / "checkpoints"
@@ -128,3 +132,55 @@ def test_latent_model(folder):
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if (folder / "first.png").is_file()], ids=name)
 def test_the_first_picture_names_its_model(folder):
     assert recipe.read(folder / "first.png").model == training(folder).get("base", folder.name)
+
+
+@pytest.mark.parametrize("id", ["emoji-sd", "emoji-flux"])
+def test_the_texts_say_how_times_are_drawn(id):
+    shift = int(training(CHECKPOINTS / id)["config"]["shift"])
+    for lang in LANGUAGES:
+        assert rf"$t \mapsto {shift}t / (1 + {shift - 1}t)$" in texts(lang)["text.how.more"]
+
+
+@pytest.mark.parametrize("id", ["emoji-sd", "emoji-flux"])
+def test_previews_look_like_the_pictures(id):
+    pipeline = pipelines.load(id)
+    made = pipeline.trace("frog with melon hat", seed=8, steps=4)
+    small, large = (np.asarray(draw(made.latent), np.float32) for draw in (pipeline.preview, pipeline.decode))
+    assert pipeline.tiny and 0 < np.abs(small - large).mean() < 16, "of 255"
+    assert registry.revision(registry.get(id)) == recipe.read(CHECKPOINTS / id / "first.png").revision
+
+
+NO_MORE = """
+import importlib.metadata as m, re, sys
+from packaging.requirements import Requirement
+
+names, found = [re.split("==", line)[0] for line in open("requirements.txt") if line[:1].isalpha()], set()
+while names:
+    name = re.sub("[-_.]+", "-", names.pop()).lower()
+    if name not in found:
+        found.add(name)
+        try:
+            needs = [Requirement(need) for need in m.requires(name) or []]
+        except m.PackageNotFoundError:
+            continue
+        names += [need.name for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+kept = lambda of: any(re.sub("[-_.]+", "-", name).lower() in found for name in of)
+strangers = {module for module, of in m.packages_distributions().items() if not kept(of)}
+assert {"pytest", "datasets"} <= strangers and "peft" not in strangers
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in strangers:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refuse())
+import pipelines
+from pipelines.text_given import Given, Lora
+pipelines.load("emoji-sd").draw("a pizza", steps=1, given=Given(loras=(Lora("emoji-sd-pizza"),)))
+print("drawn")
+"""
+
+
+def test_a_lora_needs_no_more_than_the_app():
+    done = subprocess.run([sys.executable, "-c", NO_MORE], cwd=CHECKPOINTS.parents[1], capture_output=True, text=True)
+    assert done.stdout == "drawn\n", done.stderr[-2000:]

@@ -1,8 +1,10 @@
 """The text-to-image tab through its API: what it draws, what its pictures carry, what it says of nonsense."""
 
+import base64
 import io
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -16,7 +18,7 @@ from apps import i18n, text_pictures
 from apps.sections import Sections
 from apps.text_grid import NOTHING
 from apps.text_to_image import STEM
-from pipelines import parameters, recipe, text_plan
+from pipelines import parameters, recipe, registry, text_plan
 from pipelines.text_loading import Plan
 from tests import tiny_text
 
@@ -165,6 +167,26 @@ def test_notes(lang, prompt, key):
     said = " ".join(text_pictures.notes(SD, prompt, lang))
     pattern = re.sub(r"\\\{\w+\\\}", ".*", re.escape(i18n.texts(lang)[f"text.note.{key}"]))
     assert re.search(pattern, said), said
+
+
+def test_a_negative_prompt_that_does_not_count_says_so():
+    for guidance, n in ((1, 1), (1.5, 0)):
+        assert len(text_pictures.notes(SD, PROMPT, "en", negative="owl", guidance=guidance)) == n
+
+
+def test_a_link_with_another_models_sampler_is_refused(app):
+    tab = app.tabs["text_to_image"]
+    for sampler, codes in (("Euler", []), ("Euler a", ["unknown_choice"])):
+        assert [problem.code for problem in tab.read({"model": "emoji-flux", "sampler": sampler})[1]] == codes
+
+
+def test_a_picture_of_other_weights_says_so(app):
+    kept = registry.get("emoji-flux").path / "first.png"
+    picture, made = recipe.first(kept.parent)
+    for revision, told in ((made.revision, False), ("0" * 12, True)):
+        data = recipe.save(picture, replace(made, revision=revision))
+        url = "data:image/png;base64," + base64.b64encode(data).decode()
+        assert bool(app.header.open_picture({"data": url})["told"]) == told
 
 
 def test_a_known_prompt_needs_no_note():
