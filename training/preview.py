@@ -63,8 +63,8 @@ def describe(config: Config, figures: dict) -> dict:
     """What training.json says; see `common.write_card`."""
     return {
         "id": Path(config.out).name,
-        "tab": "text_to_image",
-        "kind": "preview",
+        "tab": "vae_playground",
+        "kind": "photo",
         "script": "preview",
         "task": "image-to-image",
         "licence": "CC-BY-4.0",
