@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     DDPMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
@@ -28,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from tests import emoji
-from training import autoencoder, common, latents, quick, text_to_image, words
+from training import autoencoder, common, latents, preview, quick, text_to_image, words
 from training.prepare import text_to_image as prepare
 from training.scenes import Scenes, held_out
 
@@ -76,6 +78,37 @@ def train(pack, cache, out, objective, *flags):
 
 
 # ---- from scenes to a folder
+
+
+def test_an_autoencoder_for_previews(pack, cache, tmp_path):
+    def train(steps, *flags):
+        AcceleratorState._reset_state(True)
+        tiny = (
+            f"--steps {steps} --batch-size 4 --scenes 24 --width 8 --lr 0.01 --cpu --precision fp32 --sample-every 20"
+        )
+        argv = [*tiny.split(), "--data", str(pack), "--latents", str(cache), "--out", str(tmp_path / "it"), *flags]
+        preview.main(common.parse(preview.Config, argv))
+        log = (tmp_path / "it/state/log.jsonl").read_text().splitlines()
+        return [entry["decoding"] for entry in map(json.loads, log) if "decoding" in entry]
+
+    losses = train(60, "--log-every", "10")
+    assert losses[-1] < 0.8 * losses[0]
+    net = AutoencoderTiny.from_pretrained(tmp_path / "it")
+    x = torch.zeros(1, 3, 128, 128)
+    assert net.encode(x).latents.shape == (1, 4, 16, 16)
+    assert net.decode(torch.zeros(1, 4, 16, 16)).sample.shape == x.shape
+    facts = json.loads((tmp_path / "it/training.json").read_text())
+    assert facts["figures"]["psnr_held_out_scenes"] > 5 and facts["kind"] == "photo"
+
+
+def test_a_crop_is_the_same_place_of_both():
+    z = torch.arange(16 * 16.0).view(1, 1, 16, 16).repeat(3, 1, 1, 1)
+    run = SimpleNamespace(
+        config=SimpleNamespace(crop=64), rank=0, generator=lambda name: torch.Generator().manual_seed(1)
+    )
+    x, part = preview.crops(run, z.repeat_interleave(8, 2).repeat_interleave(8, 3), z)
+    assert part.shape == (3, 1, 8, 8) and torch.equal(x[:, :, ::8, ::8], part)
+    assert len({float(one[0, 0, 0]) for one in part}) > 1
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -97,8 +97,8 @@ def main(config: Config) -> None:
     run = common.Run(config)
     latents = Latents(config.latents, config.scenes)
     scenes, others = Scenes(config.data, latents.seed), Scenes(config.data, HELD_OUT_SEED, held_out=True)
-    test = others.pictures(range(TESTED)).float() / 127.5 - 1
     z = latents.held_out[:TESTED].to(run.device)
+    test = others.pictures(range(len(z))).float() / 127.5 - 1
     vae = AutoencoderKL.from_pretrained(latents.vae, torch_dtype=torch.float32).to(run.device)
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0
     large = round(psnr(decoded(lambda part: vae.decode(part / scale + shift), z), test).mean().item(), 2)
