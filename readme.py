@@ -30,6 +30,7 @@ FIGURES = {  # tab -> column -> key in training.json, digits
         "hat of a new pair": ("hat_right_held_out", 2),
         "background": ("background_right", 2),
         "frog with melon hat": ("frog_with_melon_hat_right", 1),
+        "autoencoder, dB": ("autoencoder_db", 1),
     },
     "companions": {  # nets that go with another
         "edges followed, F": ("F of edges, with control", 2),

@@ -24,7 +24,7 @@ from PIL import Image
 
 from apps.i18n import say
 from apps.links import Number as Range
-from apps.photos import chosen
+from apps.photos import cached, chosen
 from apps.widgets import MAX_SEED, Figure, Result, data_url, decimal, png
 from pipelines import face_space, registry
 from pipelines.face_space import AMOUNT, DOMAINS, MAX_COUNT, MAX_PEOPLE, NOISE, PSI
@@ -41,6 +41,7 @@ SHOWN = 256  # px: smaller faces are enlarged to it before they are saved
 DIRECTIONS, MAX_LAYERS, MAX_STAGES = 8, 18, 12  # sliders; of a net of 1024 px; on the way of any net
 PHOTOS = ("astronaut",)  # with a face in it
 COUNTS = {"people": (2, MAX_PEOPLE), "rows": (1, 6), "columns": (1, 6), "who": (1, 1)}  # least, most; else 1 to 8
+CELEBA = "nielsr/CelebA-faces"  # on the hub; a person may have it
 QUIZ, TRIED = 8, 40  # pictures, half of them real; pictures of a folder that are looked at for it
 USES = ("a", "b", "c", "people", "rows", "who", "jury")  # what a person can be taken for
 FIRST_LOOK = {**face_space.FIRST, "cutoff": MAX_LAYERS, "fast": False}
@@ -87,16 +88,19 @@ class Shape(NamedTuple):
 
     domains: tuple[str, ...]
     stages: int  # kept on the way, the finished net included
+    layers: int  # that take a style
     products: float  # multiplications of its convolutions for one picture
 
 
 def shape(model: registry.Model) -> Shape:
     if not model.path:
-        return Shape((), 0, products(WIDTHS[: model.defaults["image_size"].bit_length() - 2]))
+        widths = WIDTHS[: model.defaults["image_size"].bit_length() - 2]
+        return Shape((), 0, 2 * len(widths), products(widths))
     config = json.loads((model.path / "config.json").read_text("utf-8"))
     classes = config.get("classes", 0)
     domains = DOMAINS if classes == len(DOMAINS) else tuple(str(i + 1) for i in range(classes))
-    return Shape(domains, len(read_stages(model, model.path)), products(config["channels"]))
+    widths = config["channels"]
+    return Shape(domains, len(read_stages(model, model.path)), 2 * len(widths), products(widths))
 
 
 def products(widths: Sequence[int]) -> float:
@@ -351,9 +355,10 @@ def chance(score: float, lang: str) -> str:
 
 @functools.cache
 def real_files() -> dict[str, list]:
-    """Real faces in the folder of TRUGBILD_DATA (`--data`): domain -> pictures as files or bytes; {} where none are.
+    """Real faces at hand: domain -> pictures as files or bytes; {} where none are.
 
-    Pictures or parquet files in it or in its folder `faces`; what has grey in its name is historic.
+    Pictures or parquet files in the folder of TRUGBILD_DATA (`--data`) or its folder `faces`, where what has grey in
+    its name is historic; else the first of CELEBA, if the datasets package has it in its cache.
     """
     found: dict[str, list] = {}
     if root := os.environ.get("TRUGBILD_DATA"):
@@ -364,6 +369,11 @@ def real_files() -> dict[str, list]:
                 found.setdefault(domain, []).append(file)
             elif file.suffix == ".parquet":
                 found.setdefault(domain, []).extend(_from_parquet(file))
+    if not found and (rows := cached(CELEBA, "train")) is not None:
+        import datasets
+
+        rows = rows.select(range(min(len(rows), 50 * TRIED))).cast_column("image", datasets.Image(decode=False))
+        found["colour"] = [image["bytes"] or Path(image["path"]) for image in rows["image"]]
     return found
 
 

@@ -61,6 +61,7 @@ from pipelines.face_space import (
 
 STEM = "faces"
 SECTIONS = ["person", "walk", "mix", "arithmetic", "directions", "verdict", "own", "learnt", "how"]
+LAYERED = ("cutoff", "first", "last")  # inputs that count layers
 FIRST = "faces-64"
 # Found by looking at faces-64: women - men + tanned men, for example.
 SEED = 92
@@ -270,8 +271,14 @@ def build(load: Callable) -> Tab:
         return (
             Radio(visible=bool(shape.domains), value=domain_),
             Slider(maximum=stages, value=min(stage_, stages), visible=stages > 1),
+            *layered(shape.layers, lang),
             *directions(model, domain_, 0, MAX_LAYERS, lang),
         )
+
+    def layered(layers, lang):
+        """Sliders reach as far as the largest net; their labels say what this one has."""
+        names = {"cutoff": layers, "directions.first": layers - 1, "directions.last": layers - 1}
+        return [gr.update(label=say(f"faces.{name}_of", lang, n=n)) for name, n in names.items()]
 
     def directions(model, domain_, first, last, lang):
         """What the sliders are called: names were found for all layers of the colour domain, elsewhere they number."""
@@ -282,7 +289,7 @@ def build(load: Callable) -> Tab:
     # ---- events
 
     sections.listen()
-    controlled = [domain, stage, *amounts]
+    controlled = [domain, stage, cutoff, first, last, *amounts]
     changed = model.input(handler(switch_model), model, [*controlled, card], **PRIVATE, show_progress="hidden")
     changed.then(**sections.redraw())
     for control in look[1:]:
@@ -376,6 +383,7 @@ def build(load: Callable) -> Tab:
             about(values["model"], lang),
             figures([first_person], lang, big=True) if first_person else loading_text(lang=lang),
             *own_controls[:2],
+            *(update | {"value": values[name]} for update, name in zip(own_controls[2:5], LAYERED, strict=True)),
             *(gr.update(label=slider["label"], value=values[f"d{i + 1}"]) for i, slider in enumerate(sliders)),
         ]
 

@@ -12,7 +12,7 @@ import gradio as gr
 import yaml
 from gradio import component_meta
 
-from pipelines.problems import Problem
+from pipelines.problems import Problem, brief
 
 # Before our first component: gradio writes a .pyi file beside each module that defines one, which costs start-up
 # time and litters the tree.
@@ -67,7 +67,7 @@ def _spoken(field: str, value, lang: str) -> str:
     text = str(value)
     if field in NAMING:
         text = texts(lang).get(f"names.{text}", text)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return brief(text)
 
 
 def choose(query: str | None, cookie: str | None, accept: str | None) -> str:

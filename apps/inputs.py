@@ -5,7 +5,6 @@
 """
 
 import base64
-import contextlib
 import functools
 import gzip
 import os
@@ -17,6 +16,7 @@ from PIL import Image
 
 from apps import drawing
 from apps.links import Number
+from apps.photos import cached
 from pipelines.problems import Problem
 
 REACH = 100.0  # no code of a trained model is farther out
@@ -37,16 +37,8 @@ def test_set(kind: str) -> np.ndarray | None:
             if file.is_file() and (folder.name == name or kind == "t"):
                 with gzip.open(file) as stream:  # the header of an idx file is 16 bytes (LeCun)
                     return np.frombuffer(stream.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")) / repository.replace("/", "___")
-    if not cache.is_dir():  # importing datasets takes a second, which only those pay who have the pictures
-        return None
-    with contextlib.suppress(Exception):  # not installed, or not whole
-        import datasets
-
-        datasets.config.HF_DATASETS_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-        return np.stack([np.asarray(row["image"]) for row in datasets.load_dataset(repository, split="test")])
-    return None
+    rows = cached(repository, "test")
+    return None if rows is None else np.stack([np.asarray(row["image"]) for row in rows])
 
 
 def picture_of(code: str) -> Image.Image:

@@ -1,4 +1,9 @@
-"""Photographs to try things on: public-domain ones of scikit-image's package, and one's own."""
+"""Photographs to try things on: public-domain ones of scikit-image's package, one's own, and data sets at hand."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
 
 from PIL import Image
 from skimage import data
@@ -20,3 +25,18 @@ def chosen(picture: Image.Image | None, sample: str, names=tuple(PHOTOS)) -> Ima
     if not picture and choice("sample", sample, (*names, OWN)) == OWN:
         raise Problem("own_photo")
     return picture or Image.fromarray(PHOTOS[sample]()).convert("RGB")
+
+
+def cached(repository: str, split: str):
+    """A data set of the hub from the cache of the datasets package, None where it is not there: nothing is fetched."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    folder = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", repository).lower().replace("/", "___")  # as the package names it
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")) / folder
+    if not cache.is_dir():  # importing datasets takes a second, which only those pay who have the pictures
+        return None
+    with contextlib.suppress(Exception):  # not installed, or not whole
+        import datasets
+
+        datasets.config.HF_DATASETS_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        return datasets.load_dataset(repository, split=split)
+    return None

@@ -1,6 +1,7 @@
 """What the style transfer tab computes: pictures with their recipes, and numbers. `load(model_id)` gives the pipeline.
 
-The picture that is translated is one's own, a photograph of scikit-image's, or a person whom the faces' model drew.
+The picture that is translated is one's own, a photograph of scikit-image's, or one that another model of the app drew:
+a person, or a scene.
 """
 
 from collections.abc import Callable
@@ -21,8 +22,9 @@ from pipelines.recipe import Recipe, save
 from pipelines.style_space import DIRECTIONS, HIDDEN, OTHER, SIZES, STRENGTH, TONE
 
 STEM = "style_transfer"
-PERSON = "person"
-SAMPLES = (*PHOTOS, PERSON, OWN)
+DRAWN = {"person": FACES, "scene": "emoji-flux"}  # samples that a model draws, from the seed `person`
+SCENE = "a lion in the mountains"
+SAMPLES = (*PHOTOS, *DRAWN, OWN)
 PREVIEW = 1024  # px: larger ones are shown smaller, and results saved whole
 IN_A_ROW = 256  # px, where all styles stand side by side
 # What the bundled models get wrong, found by looking: model, direction, sample; why stands in the locales.
@@ -76,11 +78,15 @@ class Scene(NamedTuple):
         pipeline = load(entry.id)
         face, photo = switch("face", face), OWN if picture else sample
         inputs = {"direction": direction, "sample": photo, "face": face, "size": size}
-        if sample == PERSON and not picture:
-            inputs["person"] = checked_seed(person)
-            # Whoever goes the way from historic photographs starts with one.
-            domain = "historic" if (model, direction) == ("style-historic", "BtoA") else "colour"
-            image = load(FACES).generate(person, domain=domain)[0][0].resize((256, 256), Image.Resampling.LANCZOS)
+        if photo in DRAWN:
+            by = DRAWN[photo]
+            inputs |= {"person": checked_seed(person), "by": by, "by_revision": registry.revision(registry.get(by))}
+            if photo == "scene":
+                image = load(by).draw(SCENE, seed=person)[0]
+            else:  # whoever goes the way from historic photographs starts with one
+                domain = "historic" if (model, direction) == ("style-historic", "BtoA") else "colour"
+                image = load(by).generate(person, domain=domain)[0][0]
+            image = image.resize((256, 256), Image.Resampling.LANCZOS)
         else:
             image = chosen(picture, choice("sample", sample, SAMPLES))
         return cls(pipeline, model, direction, size, pipeline.align(image) if face else image, inputs)

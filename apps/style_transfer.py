@@ -18,7 +18,7 @@ from apps.links import Choice, Param, Switch, Tab
 from apps.links import Number as Range
 from apps.photos import OWN
 from apps.sections import PRIVATE, Sections, loading_text
-from apps.style_pictures import PERSON, SAMPLES
+from apps.style_pictures import DRAWN, SAMPLES
 from apps.widgets import (
     MAX_SEED,
     Dropdown,
@@ -173,7 +173,7 @@ def build(load: Callable) -> Tab:
     for event in (direction.input, sample.input, person.change, face.input, size.input):
         event(**sections.redraw())
     own.input(lambda picture: OWN if picture else SAMPLES[0], own, sample, **quiet).then(**sections.redraw())
-    sample.change(lambda name: gr.update(visible=name == PERSON), sample, someone, **quiet)
+    sample.change(lambda name: gr.update(visible=name in DRAWN), sample, someone, **quiet)
 
     adjusted, inputs = [strength.change, tone.change], [*look, strength, tone]
     drawn = [
@@ -207,7 +207,7 @@ def build(load: Callable) -> Tab:
             ways(values["model"], values["direction"], lang),
             about(values["model"], lang),
             at_first(values, lang),
-            gr.update(visible=values["sample"] == PERSON),
+            gr.update(visible=values["sample"] in DRAWN),
         ]
 
     params = [

@@ -40,11 +40,13 @@ def usual(name: str, model: str) -> str:
 
 
 def axis(name: str, values: object) -> list:
-    """Values of a setting as people list them: with commas between, prompts with |. Raises Problem."""
+    """Values of a setting as people list them: with commas between, prompts with |; with semicolons between, a comma is
+    a decimal one. Raises Problem."""
     choice("axis", name, AXES)
     if not isinstance(values, str):
         raise Problem("not_text", name="values", value=values)
-    parts = [part.strip() for part in values.split("|" if name == "prompt" else ",") if part.strip()]
+    between = "|" if name == "prompt" else ";" if ";" in values else ","
+    parts = [part.strip() for part in values.split(between) if part.strip()]
     if not 0 < len(parts) <= LONGEST_AXIS:
         raise Problem("axis_length", name=name, value=len(parts), most=LONGEST_AXIS)
     return [_numeric(name, part) if name in ("seed", "steps", "guidance") else part for part in parts]
@@ -52,7 +54,7 @@ def axis(name: str, values: object) -> list:
 
 def _numeric(name: str, part: str) -> float:
     try:
-        return float(part) if name == "guidance" else int(part)
+        return float(part.replace(",", ".")) if name == "guidance" else int(part)
     except ValueError:
         raise Problem("not_a_number", name=name, value=part) from None
 

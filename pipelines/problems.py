@@ -144,8 +144,15 @@ def plain(value: object) -> str | int | float:
             return value
         if isinstance(value, int):  # Python refuses to print thousands of digits
             return f"{'-' * (value < 0)}10^{int(abs(value).bit_length() * 0.30103)}"
-    text = re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(value)[:200]).strip()
-    return text if len(text) <= 80 else text[:79] + "…"
+    return brief(re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(value)[:200]).strip())
+
+
+def brief(text: str) -> str:
+    """At most 80 characters; of a list whole names."""
+    if len(text) <= 80:
+        return text
+    names, comma, _ = text[:79].rpartition(", ")
+    return f"{names}, …" if comma else text[:79] + "…"
 
 
 class Problem(ValueError):

@@ -82,6 +82,13 @@ def test_a_walk_can_be_made(en):
     assert recipe.read(picture(page, "#way")).task == "walk"
 
 
+def test_sliders_of_layers_say_how_many_there_are(en):
+    page = en.open("tab=faces&cutoff=4")
+    expect(page.get_by_label(i18n.say("faces.cutoff_of", "en", n=10)).first).to_have_value("4")
+    tab(page, "directions")
+    expect(page.get_by_label(i18n.say("faces.directions.last_of", "en", n=9)).first).to_be_visible()
+
+
 def test_directions_move_and_are_reset(en):
     page = en.open("tab=faces&section=directions&who=5")
     drawn(page, "#edited")

@@ -1,8 +1,10 @@
 """The faces tab through its API: what it computes, what its pictures carry, what it says when something is wrong."""
 
 import io
+import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from conftest import LANGUAGES, opened, repeat
@@ -141,8 +143,32 @@ def test_a_quiz_mixes_real_and_generated(app, monkeypatch, tmp_path):
     assert items != grey and len({item["src"] for item in items}) == len(items)
 
 
-def test_without_real_faces_the_quiz_says_so(app, monkeypatch):
+def test_a_quiz_takes_real_faces_from_the_cache_of_the_datasets_package(app, monkeypatch, tmp_path):
+    """A cache as the package itself leaves it, under the name that it gives to CELEBA."""
     monkeypatch.delenv("TRUGBILD_DATA", raising=False)
+    photo = tmp_path / "astronaut.png"
+    Image.fromarray(photographs.astronaut()).save(photo)
+    rows = {"image": [{"bytes": photo.read_bytes(), "path": None}] * 3}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(tmp_path / "train.parquet")
+    made = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "train.parquet"), split="train", cache_dir=str(tmp_path / "made")
+    )
+    cache = tmp_path / "cache" / "nielsr___celeb_a-faces" / "default" / "0.0.0" / "db26fee"
+    shutil.copytree(Path(made.cache_files[0]["filename"]).parent, cache)
+    (cache / "parquet-train.arrow").rename(cache / "celeb_a-faces-train.arrow")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    face_pictures.real_files.cache_clear()
+    try:
+        items = face_pictures.quiz(app.load, *LOOK, 3, [], "en")
+    finally:
+        face_pictures.real_files.cache_clear()
+    assert [item["real"] for item in items].count(True) == 3
+
+
+def test_without_real_faces_the_quiz_says_so(app, monkeypatch, tmp_path):
+    monkeypatch.delenv("TRUGBILD_DATA", raising=False)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     face_pictures.real_files.cache_clear()
     with pytest.raises(Problem) as caught:
         face_pictures.quiz(app.load, *LOOK, 0, [], "en")

@@ -186,6 +186,10 @@ def test_what_people_type_is_shortened_in_sentences():
     sentence = str(Problem("unknown_model", model="x\n\x00<b>" * 10000))
     assert len(sentence) < 150 and "\n" not in sentence
     assert "10^" in str(Problem("not_a_number", name="seed", value=10**10000))
+    names = [f"model-of-the-hub-{i}" for i in range(9)]
+    assert f"{names[0]}, {names[1]}, {names[2]}, …" in str(
+        Problem("unknown_choice", name="model", value=1, choices=", ".join(names))
+    ), "a list ends with a whole name"
 
 
 def test_downloads_once_then_works_offline(hub, monkeypatch):

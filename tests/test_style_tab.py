@@ -41,7 +41,7 @@ def test_endpoints_are_named_and_their_inputs_too(clients):
 
 
 @pytest.mark.parametrize("task", CALLS)
-@pytest.mark.parametrize("sample", ["astronaut", "person"])
+@pytest.mark.parametrize("sample", ["astronaut", "person", "scene"])
 def test_a_saved_picture_is_made_again_pixel_for_pixel(app, clients, task, sample):
     values = list(CALLS[task])
     values[3] = sample

@@ -93,7 +93,10 @@ def test_what_comes_with_the_app(data, tmp_path):
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     weights = {f"{way}{judge}/config.json" for way in ("AtoB", "BtoA") for judge in ("", "/discriminator")}
     weights |= {name.replace("config.json", "diffusion_pytorch_model.safetensors") for name in weights}
-    assert names == weights | {"training.json", "README.md", "CREDITS.txt", "first.png"}
+    assert names == weights | {"training.json", "README.md", "CREDITS.txt", "first.png", "sheet.webp"}
+    with Image.open(out / "sheet.webp") as sheet:
+        assert sheet.size == (5 * 160, 6 * 160)
+    assert "![](sheet.webp)" in (out / "README.md").read_text("utf-8")
     picture, recipe = style_space.first(out)
     assert recipe.settings.pop("sample") == "stairs" and not recipe.settings.pop("face")
     _, again, _ = pipelines.load(out).translate(Image.open(photo), **recipe.settings)

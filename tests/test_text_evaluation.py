@@ -232,6 +232,7 @@ def test_figures_are_written_into_both_files(folders, pack, judge, tmp_path, cap
         assert 0 <= facts["figures"][name] <= 1
         assert f"| {name} | {facts['figures'][name]} |" in card
     assert (facts["figures"]["prompts_de"], facts["figures"]["prompts_steps"]) == (4, 3)
+    assert 0 < facts["figures"]["autoencoder_db"] < 60
     assert facts["figures"]["scenes seen"] == 8  # what others wrote stays
     assert all(isinstance(value, int | float) for value in facts["figures"].values())
     assert text.NOTE in card and facts["figures_hardware"] in card

@@ -14,7 +14,7 @@ from conftest import LANGUAGES, models_apart, opened, repeat
 from PIL import Image
 
 import pipelines
-from apps import i18n, text_pictures
+from apps import i18n, text_grid, text_pictures
 from apps.sections import Sections
 from apps.text_grid import NOTHING
 from apps.text_to_image import STEM
@@ -92,6 +92,12 @@ def test_a_grid_is_one_picture_with_labels(app, clients):
     values = opened(app, files[0], STEM)
     assert (values["section"], values["x"], values["xs"], values["y"]) == ("grid", "steps", "1, 2, 3", "seed")
     assert Path(repeat(app, clients["de"], "xy_grid", files[0], STEM)[0]).exists()
+
+
+def test_values_with_decimal_commas_have_semicolons_between_them():
+    assert text_grid.axis("guidance", "1,5; 3") == [1.5, 3.0] and text_grid.axis("guidance", "1.5, 3") == [1.5, 3.0]
+    assert text_grid.axis("guidance", "1,5") == [1.0, 5.0] and text_grid.axis("seed", "1; 2") == [1, 2]
+    assert text_grid.axis("prompt", "a; b, c | d") == ["a; b, c", "d"]
 
 
 def test_a_grid_over_models_takes_each_ones_sampler(clients):

@@ -571,8 +571,8 @@ def write_card(folder: Path, training: dict) -> None:
     """training -> folder/training.json, and from the same values folder/README.md with YAML front matter.
 
     Required: id, tab, kind, licence, title, summary, data {name, url, licence, attribution}, figures {name: number},
-    use (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware,
-    tags, script (if not the tab's) and task (as the hub names it). `Run.save` adds the rest. English only.
+    use (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware, sheet (what sheet.webp beside it
+    shows), tags, script (if not the tab's) and task (as the hub names it). `Run.save` adds the rest. English only.
     """
     data = training["data"]
     front = {
@@ -587,6 +587,8 @@ def write_card(folder: Path, training: dict) -> None:
     lines += [f"Measured on {measured}.", "", "| figure | value |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in training["figures"].items()]
     lines += ["", training["figures_note"]] if "figures_note" in training else []
+    if "sheet" in training:
+        lines += ["", "## Contact sheet", "", "![](sheet.webp)", "", training["sheet"]]
     took = duration(training["training_seconds"])
     lines += ["", "## Training", "", f"{training['parameters']:,} parameters, {took} on {training['hardware']}."]
     lines += [

@@ -24,6 +24,7 @@ import pipelines
 from pipelines import runtime
 from pipelines.text_given import Given, Lora
 from training import captions, common, emoji_judge
+from training.autoencoder import psnr
 from training.emoji_judge import HEADS, Judge, Shown
 from training.prepare import new_thing
 from training.prepare.new_thing import THING
@@ -43,7 +44,7 @@ prompts as in training: as many in English (`_en`) as in German (`_de`), of the 
 ask for no hat, 30 % for a wearer and hat of the training, 30 % for pairs that no training saw. Another net judges: \
 it learnt from real compositions alone, all pairs among them, and its own accuracy on unseen ones is `judge_...`; \
 `judge_..._autoencoder` is that on real compositions that the model's autoencoder took apart and put together again, \
-which no net behind it can surpass by much. `object_right` is of all prompts; `hat_right_trained` and \
+which no net behind it can surpass by much; `autoencoder_db` is the mean PSNR of the same. `object_right` is of all prompts; `hat_right_trained` and \
 `hat_right_held_out` of those with a hat; `no_hat_right` is how often none is seen where none was asked for, which \
 noise passes, too; background and style are of prompts that name them; `all_right` means that nothing which a prompt \
 names is wrong. The judge always answers something and cannot say "badly drawn": a smudge that it takes for a frog is \
@@ -220,9 +221,13 @@ def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
         def look(question: Question, steps: int) -> Seen:
             return seen_by(judge, question, pipeline.draw(question.prompt, seed=question.seed, steps=steps)[0])
 
+        quality = []  # of the autoencoder, dB a scene
+
         def through(x: torch.Tensor) -> torch.Tensor:
             pictures = [Image.fromarray(picture) for picture in x.permute(0, 2, 3, 1).numpy()]
-            return pixels([pipeline.decode(pipeline.encode(picture)) for picture in pictures])
+            y = pixels([pipeline.decode(pipeline.encode(picture)) for picture in pictures])
+            quality.extend(psnr(y / 127.5 - 1, x / 127.5 - 1).tolist())
+            return y
 
         seen = {
             language: [look(question, usual) for question in told(its, f"pictures, {language}")]
@@ -242,6 +247,7 @@ def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
         found |= {f"judge_{head}": known[head] for head in (*HEADS, "no_hat")}
         behind = emoji_judge.accuracy(judge, Shown(scenes, emoji_judge.TEST_SEED), CEILING, through)
         found |= {f"judge_{head}_autoencoder": value for head, value in behind.items()}
+        found["autoencoder_db"] = sum(quality) / len(quality)
         return {name: round(value, 4) for name, value in found.items() if value is not None}
 
     return measure

@@ -211,6 +211,7 @@ class Painter(torch.nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         """A folder for DiffusionPipeline.from_pretrained. The autoencoder's files are copied byte by byte: git keeps
         one blob for equal files, so emoji-vae, emoji-sd and emoji-flux together hold it once."""
+        self.to(memory_format=torch.contiguous_format)  # safetensors takes no other
         self.pipeline().save_pretrained(folder)
         for file in folder.glob("text_encoder*/config.json"):
             # transformers computes in the type that the config names, diffusers in float32: a plain load would mix them
@@ -243,6 +244,7 @@ class Diffusion(Painter):
         )  # fmt: skip
         torch.nn.init.zeros_(self.unet.conv_out.weight)
         common.begin(self.unet, config.from_, "unet")
+        self.unet.to(memory_format=torch.channels_last)  # a fifth less of a step on a CPU
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction",
             clip_sample=False, rescale_betas_zero_snr=True, steps_offset=1, timestep_spacing="trailing",

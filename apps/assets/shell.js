@@ -603,17 +603,18 @@ Object.assign(window.trugbild, (() => {
         Object.assign(img, {src, alt: keep.prompt});
         Object.assign(save, {className: "save", href: src, download: name, title: words.save});
         button.append(img);
-        figure.append(button, save);
+        figure.append(button, ...(name ? [save] : []));
         return figure;
       }));
     }
     function collect() {
       const before = kept.length ? JSON.stringify(kept[0].keep) : "";
       for (const node of document.querySelectorAll("#drawn [data-keep]")) {
-        const save = $("a.save", node.closest("figure")), text = node.dataset.keep;
-        if (!save || !save.href.startsWith("data:")) continue;
-        const keep = JSON.parse(text);
-        kept = [{keep, src: save.href, name: save.download}, ...kept.filter((k) => JSON.stringify(k.keep) !== JSON.stringify(keep))].slice(0, most);
+        const figure = node.closest("figure"), save = $("a.save", figure), keep = JSON.parse(node.dataset.keep);
+        if (!save) continue;
+        const whole = save.href.startsWith("data:");  // a larger file is there for minutes: later it is drawn again
+        const [src, name] = whole ? [save.href, save.download] : [$("img", figure).src, ""];
+        kept = [{keep, src, name}, ...kept.filter((k) => JSON.stringify(k.keep) !== JSON.stringify(keep))].slice(0, most);
       }
       if (kept.length && JSON.stringify(kept[0].keep) === before) return;
       show();
