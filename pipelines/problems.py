@@ -99,6 +99,7 @@ SENTENCES = {
     "lora_misfit": "{name} holds no change that fits {model}; it was made for another kind of model or is damaged.",
     "not_downloaded": "{model} has not been downloaded yet; draw a single picture with it first.",
     "nothing_to_compare": "None of these models can be used here; pick others.",
+    "unsafe_prompt": "The word “{word}” is refused in prompts where the app is public; take other words.",
     "unsafe_picture": "The check of pictures refuses this one of {model} as unsuitable to be shown in public; take "
     "other words or another seed.",
     "no_checker": "Pictures of {model} have to be checked before they are shown in public, and what checks them is not "

@@ -1,13 +1,17 @@
-"""Whether a picture from words may be shown in public: what a model of language has drawn is looked at first.
+"""Whether a picture from words may be shown in public: what a model of language is asked for is read, and what it has
+drawn is looked at first.
 
 Public is what `--share` or a Space of Hugging Face makes known; TRUGBILD_PUBLIC=1 and =0 say otherwise. Two nets look:
 the checker that comes with Stable Diffusion, where it lies in the model's folder, and a classifier of any picture. They
-know nudity and sex. They do not know violence, hatred or whose face it is, and nobody reads the prompt. A model that
-knows the words of a list only, as ours do, needs no look. Importing this needs no torch.
+know nudity and sex. They do not know violence, hatred or whose face it is. Of a prompt only some words are known, and
+whoever wants to finds others. A model that knows the words of a list only, as ours do, needs none of this. Importing
+this needs no torch.
 """
 
 import os
+import re
 import threading
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +39,13 @@ CHECKER = Model(
     },
 )
 
+REFUSED = re.compile(  # whole words of a prompt
+    r"nud(e|es|ity)|naked|topless|nsfw|porn\w*|hentai|sex|sexual|erotica?|genitals|penis|vagina|gor[ey]|lolita?|"
+    r"behead(ed|ing)|decapitated|nackt(e[mnrs]?|heit|bild(er)?|fotos?)?|sexuell(e[mnrs]?)?|erotik|erotisch(e[mnrs]?)?|"
+    r"genitalien|geköpft(e[mnrs]?)?|enthaupt(et(e[mnrs]?)?|ung)",
+    re.IGNORECASE,
+)
+
 Look = Callable[[Image.Image], bool]  # whether a picture is unsafe
 _lock = threading.Lock()
 _nets: dict[Path, Look] = {}  # folder -> the classifier in it
@@ -50,8 +61,14 @@ def is_checked(model: Model) -> bool:
     return is_public() and text_words.words(model) is None
 
 
+def refused(prompt: str) -> str:
+    """The first refused word of a prompt, "" if there is none; invisible characters do not hide it."""
+    seen = "".join(c for c in unicodedata.normalize("NFKC", prompt) if unicodedata.category(c) != "Cf")
+    return next((word for word in re.findall(r"[^\W\d_]+", seen) if REFUSED.fullmatch(word)), "")
+
+
 class Guard:
-    """Looks at the pictures of one model."""
+    """Reads the prompts and looks at the pictures of one model."""
 
     def __init__(self, model: Model, pipe: object):
         """pipe: a pipeline of diffusers. Its own checker is taken off, which would paint pictures black."""
@@ -61,10 +78,15 @@ class Guard:
             pipe.register_modules(safety_checker=None)
             pipe.register_to_config(requires_safety_checker=False)
 
-    def looks(self) -> list[Look]:
-        """What looks at a picture, [] if nothing has to; asked for before one is drawn. Raises Problem no_checker."""
+    def looks(self, prompt: str = "") -> list[Look]:
+        """What looks at a picture, [] if nothing has to; asked for before one is drawn.
+
+        Raises Problem no_checker, unsafe_prompt.
+        """
         if not is_checked(self.model):
             return []
+        if word := refused(prompt):
+            raise Problem("unsafe_prompt", word=word)
         try:
             return [*([self.own] if self.own else []), classifier()]
         except Problem as problem:

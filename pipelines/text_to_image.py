@@ -144,7 +144,7 @@ class TextToImagePipeline(DiffusionPipeline):
         if given.start and int(steps * given.start.strength) < 1:
             raise Problem("no_step_left", steps=steps, strength=given.start.strength)
 
-        looks = self.guard.looks()
+        looks = self.guard.looks(prompt)
         family = self._with(given.loras)
         parts = {"controlnet": self._guide(given.guide)} if given.guide else {}
         # its own scheduler, which counts steps; the nets are shared

@@ -225,6 +225,36 @@ def test_where_the_classifier_is_missing_its_own_is_enough(public, monkeypatch, 
     assert look(BLUE)
 
 
+# ---- what is asked for
+
+
+@pytest.mark.parametrize(
+    "prompt, word",
+    [
+        ("a naked frog", "naked"),
+        ("Ein NACKTER Frosch", "NACKTER"),
+        ("a n\u200bu\u200bde frog", "nude"),
+        ("ｎｓｆｗ", "nsfw"),
+        ("a frog, sex:1.2", "sex"),
+        ("Nacktschnecke in Essex, a dude", ""),
+        ("", ""),
+    ],
+)
+def test_words_of_a_prompt(prompt, word):
+    assert text_safety.refused(prompt) == word
+
+
+def test_a_refused_word_is_a_sentence_before_any_work(public, checker, monkeypatch):
+    checker(bias=-9.0)
+    drawing, told = TextToImagePipeline(stable_diffusion(), SD15), []
+    with pytest.raises(Problem) as refused:
+        drawing.draw("a naked frog", steps=2, on_step=lambda *event: told.append(event))
+    assert refused.value.code == "unsafe_prompt" and refused.value.values == {"word": "naked"} and not told
+    drawing.draw("frog", negative_prompt="naked", steps=2)  # what is to be left out is no wish
+    monkeypatch.setenv(text_safety.PUBLIC, "0")
+    drawing.draw("a naked frog", steps=2)
+
+
 # ---- as pictures leave the wrapper
 
 

@@ -571,8 +571,8 @@ def write_card(folder: Path, training: dict) -> None:
     """training -> folder/training.json, and from the same values folder/README.md with YAML front matter.
 
     Required: id, tab, kind, licence, title, summary, data {name, url, licence, attribution}, figures {name: number},
-    use (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware, sheet (what sheet.webp beside it
-    shows), tags, script (if not the tab's) and task (as the hub names it). `Run.save` adds the rest. English only.
+    use (a line of Python), limits [sentences]. Optional: figures_note, figures_hardware, sheet (what sheet.webp shows),
+    tags, script (if not the tab's) and task (as the hub names it). `Run.save` adds the rest. English only.
     """
     data = training["data"]
     front = {

@@ -44,15 +44,16 @@ prompts as in training: as many in English (`_en`) as in German (`_de`), of the 
 ask for no hat, 30 % for a wearer and hat of the training, 30 % for pairs that no training saw. Another net judges: \
 it learnt from real compositions alone, all pairs among them, and its own accuracy on unseen ones is `judge_...`; \
 `judge_..._autoencoder` is that on real compositions that the model's autoencoder took apart and put together again, \
-which no net behind it can surpass by much; `autoencoder_db` is the mean PSNR of the same. `object_right` is of all prompts; `hat_right_trained` and \
-`hat_right_held_out` of those with a hat; `no_hat_right` is how often none is seen where none was asked for, which \
-noise passes, too; background and style are of prompts that name them; `all_right` means that nothing which a prompt \
-names is wrong. The judge always answers something and cannot say "badly drawn": a smudge that it takes for a frog is \
-a frog. `frog_with_melon_hat_right` is the share of ten seeds with both the frog and the melon, a pair never trained \
-on. `..._steps_N` are of a part of the prompts, half in each language, hats of trained and other pairs together. \
-`loss_held_out` is the training's own loss, on scenes of pairs never trained on; it cannot be compared between \
-diffusion and flow. Of a LoRA `new_thing_right` is how often what it taught is seen where a prompt asks for it; the \
-other figures are of prompts that do not, half in each language, and `_without` is the same with the LoRA left away."""
+which no net behind it can surpass by much; `autoencoder_db` is the mean PSNR of the same. `object_right` is of all \
+prompts; `hat_right_trained` and `hat_right_held_out` of those with a hat; `no_hat_right` is how often none is seen \
+where none was asked for, which noise passes, too; background and style are of prompts that name them; `all_right` \
+means that nothing which a prompt names is wrong. The judge always answers something and cannot say "badly drawn": a \
+smudge that it takes for a frog is a frog. `frog_with_melon_hat_right` is the share of ten seeds with both the frog \
+and the melon, a pair never trained on. `..._steps_N` are of a part of the prompts, half in each language, hats of \
+trained and other pairs together. `loss_held_out` is the training's own loss, on scenes of pairs never trained on; it \
+cannot be compared between diffusion and flow. Of a LoRA `new_thing_right` is how often what it taught is seen where \
+a prompt asks for it; the other figures are of prompts that do not, half in each language, and `_without` is the same \
+with the LoRA left away."""
 
 
 class Question(NamedTuple):
