@@ -23,8 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 import pipelines
 from pipelines import runtime
 from pipelines.text_given import Given, Lora
-from training import captions, common, emoji_judge
-from training.autoencoder import psnr
+from training import autoencoder, captions, common, emoji_judge
 from training.emoji_judge import HEADS, Judge, Shown
 from training.prepare import new_thing
 from training.prepare.new_thing import THING
@@ -44,16 +43,16 @@ prompts as in training: as many in English (`_en`) as in German (`_de`), of the 
 ask for no hat, 30 % for a wearer and hat of the training, 30 % for pairs that no training saw. Another net judges: \
 it learnt from real compositions alone, all pairs among them, and its own accuracy on unseen ones is `judge_...`; \
 `judge_..._autoencoder` is that on real compositions that the model's autoencoder took apart and put together again, \
-which no net behind it can surpass by much; `autoencoder_db` is the mean PSNR of the same. `object_right` is of all \
-prompts; `hat_right_trained` and `hat_right_held_out` of those with a hat; `no_hat_right` is how often none is seen \
-where none was asked for, which noise passes, too; background and style are of prompts that name them; `all_right` \
-means that nothing which a prompt names is wrong. The judge always answers something and cannot say "badly drawn": a \
-smudge that it takes for a frog is a frog. `frog_with_melon_hat_right` is the share of ten seeds with both the frog \
-and the melon, a pair never trained on. `..._steps_N` are of a part of the prompts, half in each language, hats of \
-trained and other pairs together. `loss_held_out` is the training's own loss, on scenes of pairs never trained on; it \
-cannot be compared between diffusion and flow. Of a LoRA `new_thing_right` is how often what it taught is seen where \
-a prompt asks for it; the other figures are of prompts that do not, half in each language, and `_without` is the same \
-with the LoRA left away."""
+which no net behind it can surpass by much; `autoencoder_db` is its mean PSNR of 64 scenes with pairs that were never \
+trained on. `object_right` is of all prompts; `hat_right_trained` and `hat_right_held_out` of those with a hat; \
+`no_hat_right` is how often none is seen where none was asked for, which noise passes, too; background and style are \
+of prompts that name them; `all_right` means that nothing which a prompt names is wrong. The judge always answers \
+something and cannot say "badly drawn": a smudge that it takes for a frog is a frog. `frog_with_melon_hat_right` is \
+the share of ten seeds with both the frog and the melon, a pair never trained on. `..._steps_N` are of a part of the \
+prompts, half in each language, hats of trained and other pairs together. `loss_held_out` is the training's own loss, \
+on scenes of pairs never trained on; it cannot be compared between diffusion and flow. Of a LoRA `new_thing_right` is \
+how often what it taught is seen where a prompt asks for it; the other figures are of prompts that do not, half in \
+each language, and `_without` is the same with the LoRA left away."""
 
 
 class Question(NamedTuple):
@@ -222,13 +221,9 @@ def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
         def look(question: Question, steps: int) -> Seen:
             return seen_by(judge, question, pipeline.draw(question.prompt, seed=question.seed, steps=steps)[0])
 
-        quality = []  # of the autoencoder, dB a scene
-
         def through(x: torch.Tensor) -> torch.Tensor:
             pictures = [Image.fromarray(picture) for picture in x.permute(0, 2, 3, 1).numpy()]
-            y = pixels([pipeline.decode(pipeline.encode(picture)) for picture in pictures])
-            quality.extend(psnr(y / 127.5 - 1, x / 127.5 - 1).tolist())
-            return y
+            return pixels([pipeline.decode(pipeline.encode(picture)) for picture in pictures])
 
         seen = {
             language: [look(question, usual) for question in told(its, f"pictures, {language}")]
@@ -248,7 +243,8 @@ def prepare(args: argparse.Namespace) -> Callable[[Path], dict[str, float]]:
         found |= {f"judge_{head}": known[head] for head in (*HEADS, "no_hat")}
         behind = emoji_judge.accuracy(judge, Shown(scenes, emoji_judge.TEST_SEED), CEILING, through)
         found |= {f"judge_{head}_autoencoder": value for head, value in behind.items()}
-        found["autoencoder_db"] = sum(quality) / len(quality)
+        x = Scenes(args.data, autoencoder.TEST_SEED, held_out=True).pictures(range(64))
+        found["autoencoder_db"] = autoencoder.psnr(through(x) / 127.5 - 1, x / 127.5 - 1).mean().item()
         return {name: round(value, 4) for name, value in found.items() if value is not None}
 
     return measure
