@@ -21,7 +21,7 @@ from pipelines import recipe, registry
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "pipelines" / "checkpoints"
 FOLDERS = sorted(path for path in CHECKPOINTS.iterdir() if path.is_dir())
 LATENT = [path for path in FOLDERS if json.loads((path / "training.json").read_text())["kind"] == "latent"]
-SAFE = {".json", ".safetensors", ".md", ".png", ".txt"}
+SAFE = {".json", ".safetensors", ".md", ".png", ".txt", ".webp"}
 
 
 def training(folder):
