@@ -369,12 +369,17 @@ def real_files() -> dict[str, list]:
                 found.setdefault(domain, []).append(file)
             elif file.suffix == ".parquet":
                 found.setdefault(domain, []).extend(_from_parquet(file))
-    if not found and (rows := cached(CELEBA, "train")) is not None:
-        import datasets
-
-        rows = rows.select(range(min(len(rows), 50 * TRIED))).cast_column("image", datasets.Image(decode=False))
-        found["colour"] = [image["bytes"] or Path(image["path"]) for image in rows["image"]]
+    if not found and (faces := cached(CELEBA, "train", _undecoded)):
+        found["colour"] = faces
     return found
+
+
+def _undecoded(rows) -> list[bytes | Path]:
+    """The first pictures of a data set as they lie there; more than any round looks at."""
+    import datasets
+
+    some = rows.select(range(min(len(rows), 50 * TRIED))).cast_column("image", datasets.Image(decode=False))
+    return [image["bytes"] or Path(image["path"]) for image in some["image"]]
 
 
 def _from_parquet(file: Path) -> list[bytes]:

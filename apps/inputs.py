@@ -37,8 +37,7 @@ def test_set(kind: str) -> np.ndarray | None:
             if file.is_file() and (folder.name == name or kind == "t"):
                 with gzip.open(file) as stream:  # the header of an idx file is 16 bytes (LeCun)
                     return np.frombuffer(stream.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    rows = cached(repository, "test")
-    return None if rows is None else np.stack([np.asarray(row["image"]) for row in rows])
+    return cached(repository, "test", lambda rows: np.stack([np.asarray(row["image"]) for row in rows]))
 
 
 def picture_of(code: str) -> Image.Image:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -27,8 +28,11 @@ def chosen(picture: Image.Image | None, sample: str, names=tuple(PHOTOS)) -> Ima
     return picture or Image.fromarray(PHOTOS[sample]()).convert("RGB")
 
 
-def cached(repository: str, split: str):
-    """A data set of the hub from the cache of the datasets package, None where it is not there: nothing is fetched."""
+def cached(repository: str, split: str, read: Callable):
+    """read(rows) of a data set of the hub in the cache of the datasets package; None where it is missing or broken.
+
+    Nothing is fetched.
+    """
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     folder = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", repository).lower().replace("/", "___")  # as the package names it
     cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")) / folder
@@ -38,5 +42,5 @@ def cached(repository: str, split: str):
         import datasets
 
         datasets.config.HF_DATASETS_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-        return datasets.load_dataset(repository, split=split)
+        return read(datasets.load_dataset(repository, split=split))
     return None

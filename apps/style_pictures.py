@@ -76,7 +76,7 @@ class Scene(NamedTuple):
         entry = known(model)
         size = int(size) if size in map(str, SIZES) else size  # the API's choices are text
         pipeline = load(entry.id)
-        face, photo = switch("face", face), OWN if picture else sample
+        face, photo = switch("face", face), OWN if picture else choice("sample", sample, SAMPLES)
         inputs = {"direction": direction, "sample": photo, "face": face, "size": size}
         if photo in DRAWN:
             by = DRAWN[photo]
@@ -88,7 +88,7 @@ class Scene(NamedTuple):
                 image = load(by).generate(person, domain=domain)[0][0]
             image = image.resize((256, 256), Image.Resampling.LANCZOS)
         else:
-            image = chosen(picture, choice("sample", sample, SAMPLES))
+            image = chosen(picture, photo)
         return cls(pipeline, model, direction, size, pipeline.align(image) if face else image, inputs)
 
     def way(self, lang: str) -> str:
