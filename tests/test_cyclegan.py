@@ -13,10 +13,10 @@ def picture(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-@pytest.fixture
-def generator():
+@pytest.fixture(params=[3, 4])
+def generator(request):
     torch.manual_seed(0)
-    net = Generator(ngf=8, blocks=2).eval()
+    net = Generator(ngf=8, blocks=2, up=request.param).eval()
     for name, parameter in net.named_parameters():  # zeros and small numbers at the start would hide a mistake
         parameter.data = 0.3 * torch.randn_like(parameter) if name.endswith("bias") else 4 * parameter.data
     return net

@@ -512,7 +512,8 @@ class Run:
         if self.is_main:
             parts = models if isinstance(models, dict) else {"": models}
             for part, model in parts.items():
-                deepcopy(model).half().save_pretrained(self.folder / part)
+                model = deepcopy(model).half().to(memory_format=torch.contiguous_format)  # safetensors takes no other
+                model.save_pretrained(self.folder / part)
             known = {
                 "parameters": sum(p.numel() for model in parts.values() for p in model.parameters()),
                 "config": {k: Path(v).name if k == "from_" else v for k, v in self._config().items() if k not in FREE}

@@ -58,6 +58,7 @@ class Config(common.Config):
     mirror: bool = option(True, "mirror half of the pictures")
     ngf: int = option(32, "width of the generators")
     blocks: int = option(6, "residual blocks of the generators")
+    up: int = option(4, "kernel of the layers that double the size: 4, or 3 as in the paper, which may leave dots")
     ndf: int = option(32, "width of the discriminators")
     cycle: float = option(10.0, "weight of cycle consistency (lambda)")
     identity: float = option(0.5, "weight of the identity loss, as a share of that; 0: none")
@@ -199,25 +200,19 @@ def exchange(pool: dict, fresh: torch.Tensor, generator: torch.Generator) -> tor
 # ------------------------------------------------------------------------------------------------------------ main
 
 
-PHASES = (  # places of a 3 x 3 kernel that meet in one of the four kinds of pixels of a transposed convolution
-    ((1, 1),), ((0, 1), (2, 1)), ((1, 0), (1, 2)), ((0, 0), (0, 2), (2, 0), (2, 2)),
-)  # fmt: skip
-SHARES = [1 / len(places) for places in PHASES]
+TWICE = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])  # each pixel twice, then a kernel of three places
+NEAREST = TWICE @ torch.linalg.pinv(TWICE)
 
 
 @torch.no_grad()
 def even(generator: Generator) -> None:
-    """Weights of transposed convolutions -> the nearest that make a plane of a plane: their four kinds of pixels come
-    from one, two, two and four places of the kernel, and unequal sums of these are a grid of dots (Odena et al. 2016,
-    https://distill.pub/2016/deconv-checkerboard), which patches of a discriminator hardly see."""
-    for layer in generator.modules():
-        if isinstance(layer, torch.nn.ConvTranspose2d):
-            sums = [sum(layer.weight[..., y, x] for y, x in places) for places in PHASES]
-            # nearest: what a phase of n places costs to move falls with n, so its sum counts 1 / n
-            mean = sum(s * share for s, share in zip(sums, SHARES, strict=True)) / sum(SHARES)
-            for s, share, places in zip(sums, SHARES, PHASES, strict=True):
-                for y, x in places:
-                    layer.weight[..., y, x] += (mean - s) * share
+    """Kernels of 4 x 4 that double the size -> the nearest that are those of 3 x 3 behind a plain doubling: else what
+    comes out is a grid of dots (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard), which patches of a
+    discriminator hardly see."""
+    for layer in generator.decoder:
+        if layer.weight.shape[-1] == len(TWICE):
+            nearest = NEAREST.to(layer.weight.device)
+            layer.weight.copy_(torch.einsum("yv,xu,abvu->abyx", nearest, nearest, layer.weight))
 
 
 LOOKED_AT = 32  # held-out pictures of a domain, for the error at a snapshot
@@ -265,12 +260,12 @@ def main(config: Config) -> None:
     run = common.Run(config)
     (train_a, test_a), (train_b, test_b) = load_domain(config, "a"), load_domain(config, "b")
 
-    g_ab, g_ba = (Generator(config.ngf, config.blocks) for _ in range(2))
+    g_ab, g_ba = (Generator(config.ngf, config.blocks, config.up) for _ in range(2))
     d_a, d_b = (Discriminator(config.ndf) for _ in range(2))
     nets = {"AtoB": g_ab, "AtoB/discriminator": d_b, "BtoA": g_ba, "BtoA/discriminator": d_a}
     for name, net in nets.items():
         common.begin(net, config.from_, name)
-        net.to(run.device)
+        net.to(run.device, memory_format=torch.channels_last)  # a fifth less of a step on a CPU
     before = common.seen_before(config.from_, "pictures seen")
     ema_ab, ema_ba = common.EMA(g_ab), common.EMA(g_ba)
     adam = {"lr": config.lr, "betas": (0.5, 0.999), "fused": True}

@@ -22,7 +22,6 @@ is no teacher here, so `guidance_embeds` is off and FluxPipeline is called with 
 import json
 import shutil
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +45,7 @@ from training import common, words
 from training.autoencoder import PHOTO_CREDITS
 from training.common import TrainingError, option
 from training.latents import HELD_OUT, HELD_OUT_SEED, VAE_FILES, Latents
+from training.muon import MuonAndAdamW
 from training.quick import plain_attention, quick_flux
 from training.scenes import LANGUAGES, SIZE, Facts, Scenes
 
@@ -474,8 +474,7 @@ def main(config: Config) -> None:
     if config.objective == "flow":
         quick_flux(painter.transformer)
     ema, reader = common.EMA(painter), Reader(scenes, config.text_width).to(run.device)
-    weights = chain(painter.parameters(), reader.parameters())
-    optimizer = torch.optim.AdamW(weights, config.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizer = MuonAndAdamW(painter, reader, config.lr)
     run.track(model=painter, ema=ema, reader=reader, optimizer=optimizer)
     last = config.steps // 5
 

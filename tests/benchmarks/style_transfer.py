@@ -115,11 +115,12 @@ def seam(args: argparse.Namespace) -> tuple[float, float]:
 
 def stepper(args: argparse.Namespace, ours: bool) -> Callable[[], None]:
     """A step of training/style_transfer.py at 128 px without the identity loss: two generators, two discriminators.
-    `ours`: with bf16 where the hardware has it, as the script does it; else plain."""
+    `ours`: with bf16 where the hardware has it and channels last in memory, as the script does it; else plain."""
     torch.manual_seed(0)
     device = runtime.device()
-    g, f = (Generator(args.ngf, args.blocks).to(device) for _ in range(2))
-    d_a, d_b = (Discriminator(32).to(device) for _ in range(2))
+    layout = {"memory_format": torch.channels_last if ours else torch.contiguous_format}
+    g, f = (Generator(args.ngf, args.blocks).to(device, **layout) for _ in range(2))
+    d_a, d_b = (Discriminator(32).to(device, **layout) for _ in range(2))
     first = torch.optim.Adam(chain(g.parameters(), f.parameters()), 2e-4, (0.5, 0.999), fused=ours)
     second = torch.optim.Adam(chain(d_a.parameters(), d_b.parameters()), 2e-4, (0.5, 0.999), fused=ours)
     a, b = (torch.rand(1, 3, 128, 128, device=device) * 2 - 1 for _ in range(2))
@@ -158,7 +159,7 @@ def main() -> None:
     print(f"{machine()}; torch {torch.__version__}, {threads}", flush=True)
     style = pair(args)
     net = next(iter(style._generators.values()))
-    eager = Generator(net.config.ngf, net.config.blocks).to(runtime.device()).eval()
+    eager = Generator.from_config(net.config).to(runtime.device()).eval()
     eager.load_state_dict(net.state_dict())
     image = scene(256, 256)
     x = runtime.to_tensor(image).to(runtime.device())
