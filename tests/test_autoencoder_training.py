@@ -1,6 +1,8 @@
 """training/autoencoder.py: two steps on scenes of discs and bars give a folder that diffusers and the app load."""
 
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,7 +89,20 @@ def test_same_seed_same_model(pack, tmp_path):
 
 def test_a_decoder_goes_on_and_latents_stay(pack, tmp_path):
     train(pack, tmp_path / "a")
-    train(pack, tmp_path / "b", "--encoder", tmp_path / "a", "--channels", "4", "--seed", 1)
+    train(
+        pack,
+        tmp_path / "b",
+        "--encoder",
+        tmp_path / "a",
+        "--channels",
+        "4",
+        "--seed",
+        1,
+        "--latent-noise",
+        0.5,
+        "--lr",
+        0.1,
+    )
     a, b = (load_file(tmp_path / out / "diffusion_pytorch_model.safetensors") for out in "ab")
     learnt = {key.split(".")[0] for key in a if not torch.equal(a[key], b[key])}
     assert learnt == {"decoder", "post_quant_conv"}
@@ -98,6 +113,17 @@ def test_a_decoder_goes_on_and_latents_stay(pack, tmp_path):
     assert (facts["config"]["encoder"], facts["figures"]["crops_of_scenes_seen"]) == ("a", 16)
     with pytest.raises(common.TrainingError, match="nothing is no folder of an AutoencoderKL"):
         train(pack, tmp_path / "c", "--encoder", tmp_path / "nothing")
+
+
+def test_latents_are_as_far_off_as_is_said():
+    seen = []
+    model = SimpleNamespace(
+        encoder=lambda x: x, quant_conv=lambda x: x, post_quant_conv=lambda z: z, decoder=lambda z: seen.append(z) or z
+    )
+    moments = torch.cat([torch.zeros(2, 3, 64, 64), torch.full((2, 3, 64, 64), math.log(0.3**2))], 1)
+    noise, off = torch.randn(2, 3, 64, 64), torch.tensor([0.0, 0.4]).view(2, 1, 1, 1)
+    autoencoder.Pass(model, 0)(moments, noise, off)
+    assert seen[0].std((1, 2, 3)).tolist() == pytest.approx([0.3, 0.5], rel=0.05), "variances add up"
 
 
 def test_without_photographs_the_card_names_none(pack, tmp_path):

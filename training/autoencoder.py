@@ -15,7 +15,8 @@ to learn for what is trained on them. At the end the mean of the latent is folde
 so its shift is 0, and scaling_factor makes its standard deviation 1.
 
 With --encoder, a decoder goes on by itself, as Stable Diffusion's did (the weights "ft-mse"): what was trained on the
-latents need not be trained again.
+latents need not be trained again. --latent-noise then makes it draw clean edges from latents that are a little off, as
+those that a small net guesses are.
 """
 
 import json
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 
 from training import common
 from training.common import option
+from training.muon import MuonAndAdamW
 from training.scenes import SIZE, Scenes
 
 TEST_SEED = 1_000_003  # of the scenes that are only looked at
@@ -59,6 +61,7 @@ class Config(common.Config):
     gradient_weight: float = option(1.0, "of the loss of differences between neighbours")
     kl_weight: float = option(1e-3, "of the KL term, in nats a number of the latent")
     half_weight: float = option(0.25, "of the loss of latents made half as large; 0: none")
+    latent_noise: float = option(0.0, "highest standard deviation of noise on half of the latents, whose own is 1")
     ema: float = option(0.999, "decay of the mean of the weights that is shipped")
     compile: bool = option(False, "compile the net first: minutes that pay in a long run")
     snapshot_every: int = option(2_000, "steps between models kept in OUT")
@@ -160,17 +163,20 @@ def with_encoder(config: Config) -> tuple[Config, AutoencoderKL, int]:
 
 
 class Pass(torch.nn.Module):
-    """One training pass as a module, so that it can be compiled: x, noise -> reconstruction, of half size, KL."""
+    """One training pass as a module, so that it can be compiled.
+
+    x (N, 3, H, W), noise (N, C, h, w), off (N, 1, 1, 1): how far latents are off -> reconstruction, of half size, KL
+    """
 
     def __init__(self, model: AutoencoderKL, halves: int):
         super().__init__()
         self.model, self.halves = model, halves
 
-    def forward(self, x: torch.Tensor, noise: torch.Tensor):
+    def forward(self, x: torch.Tensor, noise: torch.Tensor, off: torch.Tensor):
         moments = self.model.quant_conv(self.model.encoder(x)).float()
         mean, logvar = moments.chunk(2, 1)
         logvar = logvar.clamp(-30, 20)
-        z = mean + (logvar / 2).exp() * noise
+        z = mean + (logvar.exp() + off.square()).sqrt() * noise
         y = self.model.decoder(self.model.post_quant_conv(z))
         half = (
             self.model.decoder(self.model.post_quant_conv(F.avg_pool2d(z[: self.halves], 2))) if self.halves else None
@@ -254,8 +260,7 @@ def main(config: Config) -> None:
 
     model = (model or build(config)).to(run.device, memory_format=torch.channels_last)
     ema = common.EMA(model)
-    learnt = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, config.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    optimizer = MuonAndAdamW(model, lr=config.lr)
     run.track(model=model, ema=ema, optimizer=optimizer)
     # a quarter is enough; it is for the encoder's sake
     halves = max(1, config.batch_size // run.world // 4) if config.half_weight and not config.encoder else 0
@@ -265,8 +270,9 @@ def main(config: Config) -> None:
     for step in run.steps():
         common.set_lr(optimizer, config.lr * common.cosine(step, config.steps, warmup=200))
         x = batch(run, scenes, photos).contiguous(memory_format=torch.channels_last)
+        off = config.latent_noise * (2 * run.noise((1, 1, 1), "off", uniform=True) - 1).clamp(min=0)
         with run.autocast():
-            y, half, kl = both(x, run.noise((config.latent_channels, latent, latent)))
+            y, half, kl = both(x, run.noise((config.latent_channels, latent, latent)), off)
         reconstruction = reconstruction_loss(y, x, config.gradient_weight)
         loss = reconstruction + config.kl_weight * kl
         if halves:

@@ -48,11 +48,12 @@ class Muon(torch.optim.Optimizer):
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Muon for what `matrices` names of a model, AdamW for its other weights and those of `others`."""
+    """Muon for the `inner` weights of a model, AdamW for its other ones and those of `others`; fixed ones stay."""
 
-    def __init__(self, model: torch.nn.Module, others: torch.nn.Module, lr: float):
-        matrices = {id(weight): weight for weight in inner(model)}
-        rest = [weight for part in (model, others) for weight in part.parameters() if id(weight) not in matrices]
+    def __init__(self, model: torch.nn.Module, *others: torch.nn.Module, lr: float):
+        matrices = {id(weight): weight for weight in inner(model) if weight.requires_grad}
+        learnt = [weight for part in (model, *others) for weight in part.parameters() if weight.requires_grad]
+        rest = [weight for weight in learnt if id(weight) not in matrices]
         self.parts = (
             Muon(matrices.values(), lr),
             torch.optim.AdamW(rest, lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True),

@@ -14,9 +14,14 @@ diffusion: v-prediction (Salimans & Ho 2022), a schedule that ends in pure noise
 count alike, or by min-SNR (Hang et al. 2023). flow: rectified flow (Liu et al. 2023), logit-normal times (Esser et al.
 2024). In both, times are moved towards noise, where words matter: half of the variance of these latents is guessed
 right at SNR 0.02 without them. There min-SNR weighs errors with 0.02; with it, and with times around 0.5, words had
-done nothing for objects after 2,000 steps. Guidance in both is true classifier-free guidance (Ho & Salimans 2022):
-a tenth of the captions is dropped. Flux's own guidance embedding is distilled from a teacher that was guided so; there
-is no teacher here, so `guidance_embeds` is off and FluxPipeline is called with true_cfg_scale and negative_prompt="".
+done nothing for objects after 2,000 steps.
+
+Matrices learn by Muon (training/muon.py): the loss of emoji-sd on held-out scenes, which 3,100 steps of AdamW had left
+at 0.37, fell to 0.35 within 1,000.
+
+Guidance in both is true classifier-free guidance (Ho & Salimans 2022): a tenth of the captions is dropped. Flux's own
+guidance embedding is distilled from a teacher that was guided so; there is no teacher here, so `guidance_embeds` is off
+and FluxPipeline is called with true_cfg_scale and negative_prompt="".
 """
 
 import json
@@ -474,7 +479,7 @@ def main(config: Config) -> None:
     if config.objective == "flow":
         quick_flux(painter.transformer)
     ema, reader = common.EMA(painter), Reader(scenes, config.text_width).to(run.device)
-    optimizer = MuonAndAdamW(painter, reader, config.lr)
+    optimizer = MuonAndAdamW(painter, reader, lr=config.lr)
     run.track(model=painter, ema=ema, reader=reader, optimizer=optimizer)
     last = config.steps // 5
 
