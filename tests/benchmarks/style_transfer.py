@@ -159,7 +159,7 @@ def main() -> None:
     print(f"{machine()}; torch {torch.__version__}, {threads}", flush=True)
     style = pair(args)
     net = next(iter(style._generators.values()))
-    eager = Generator.from_config(net.config).to(runtime.device()).eval()
+    eager = Generator(net.config.ngf, net.config.blocks, net.config.up).to(runtime.device()).eval()
     eager.load_state_dict(net.state_dict())
     image = scene(256, 256)
     x = runtime.to_tensor(image).to(runtime.device())
