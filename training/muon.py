@@ -38,11 +38,9 @@ class Muon(torch.optim.Optimizer):
                 mean = state.setdefault("momentum_buffer", torch.zeros_like(weight))
                 mean.lerp_(weight.grad, 1 - group["momentum"])
                 ahead = weight.grad.lerp(mean, group["momentum"])  # Nesterov's
-                # (M, h, w, N) lies so in memory where weights are channels_last; which order does not matter
-                order, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if weight.ndim == 4 else ((0, 1), (0, 1))
-                ahead = ahead.permute(order)
-                matrix = ahead.reshape(len(ahead), -1)
-                step = orthogonal(matrix).to(weight.dtype).view(ahead.shape).permute(back)
+                ahead = ahead.movedim(1, -1)  # (M, h, w, N), as channels_last lies in memory; any order would do
+                matrix = ahead.flatten(1)
+                step = orthogonal(matrix).to(weight.dtype).view(ahead.shape).movedim(-1, 1)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(step, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
@@ -86,9 +84,9 @@ class MuonAndAdamW(torch.optim.Optimizer):
 def inner(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Weights between layers of a net; not those that meet pixels, words or times, which are no maps between alike
     things (Jordan et al.)."""
-    outer = ("embed", "shared", "conv_in", "conv_out", "norm_out")
+    outer = ("embed", "shared", "conv_in", "conv_out", "norm_out", "transformer.proj_out")
     return [
         weight
         for name, weight in model.named_parameters()
-        if weight.ndim in (2, 4) and not any(word in name for word in outer) and not name.endswith("r.proj_out.weight")
+        if weight.ndim in (2, 4) and not any(word in name for word in outer)
     ]

@@ -216,7 +216,6 @@ class Painter(torch.nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         """A folder for DiffusionPipeline.from_pretrained. The autoencoder's files are copied byte by byte: git keeps
         one blob for equal files, so emoji-vae, emoji-sd and emoji-flux together hold it once."""
-        self.to(memory_format=torch.contiguous_format)  # safetensors takes no other
         self.pipeline().save_pretrained(folder)
         for file in folder.glob("text_encoder*/config.json"):
             # transformers computes in the type that the config names, diffusers in float32: a plain load would mix them
