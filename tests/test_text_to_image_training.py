@@ -186,6 +186,12 @@ def test_goes_on_from_a_finished_model(pack, cache, tmp_path, monkeypatch, objec
     assert json.loads((more / "training.json").read_text())["figures"]["scenes seen"] == 16
     for name in ("tokenizer", "tokenizer_2")[: 1 + (objective == "flow")]:
         assert (more / name / "tokenizer.json").read_bytes() == (first / name / "tokenizer.json").read_bytes()
+    train(pack, cache, tmp_path / "anew", objective, "--from", first, "--anew", "text_encoder", "--lr", 0)
+    for part in ("text_encoder", {"diffusion": "unet", "flow": "transformer"}[objective]):
+        (file,) = (first / part).glob("*.safetensors")
+        begun = load_file(tmp_path / "anew" / part / file.name)
+        same = all(torch.equal(value, begun[key]) for key, value in load_file(file).items())
+        assert same == (part != "text_encoder")
     with pytest.raises(common.TrainingError, match="no finished model"):
         train(pack, cache, tmp_path / "x", objective, "--from", tmp_path / "nothing")
     with pytest.raises(common.TrainingError, match="of these sizes"):

@@ -6,14 +6,20 @@ is a matrix; here convolutions are matrices, too, and weights that are none go t
 
 import torch
 
+from pipelines.runtime import fast_bf16
+
 COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of Jordan et al.: five steps bring singular values to 0.7 .. 1.2
 
 
 def orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """(M, N) -> about U V^T of its singular value decomposition U S V^T, in bf16, by Newton and Schulz's iteration."""
+    """(M, N) -> about U V^T of its singular value decomposition U S V^T, by Newton and Schulz's iteration.
+
+    In bf16, which is enough, where the hardware computes in it.
+    """
     a, b, c = COEFFICIENTS
     tall = x.shape[0] > x.shape[1]
-    x = (x / x.norm().clamp(min=1e-7)).bfloat16()
+    x = x / x.norm().clamp(min=1e-7)
+    x = x.bfloat16() if fast_bf16(x.device) else x
     x = x.T if tall else x
     for _ in range(steps):
         square = x @ x.T

@@ -81,6 +81,7 @@ class Config(common.Config):
     lr: float = option(8e-4, "learning rate at its highest")
     precision: Literal["fp32", "bf16"] = option("bf16", "of the forward pass; weights stay in fp32")
     from_: str = option("", "folder of a model of this script: net, text encoders and tokenizers begin as those")
+    anew: Literal["", "text_encoder", "text_encoder_2"] = option("", "with --from: what of it begins anew nevertheless")
     drop: float = option(0.1, "share of captions that are dropped, for guidance")
     length: int = option(24, "tokens of a prompt; captions have 12, seldom 20")
     text_width: int = option(256, "of the text encoders; a multiple of 64")
@@ -206,7 +207,11 @@ class Painter(torch.nn.Module):
         self.config, self.vae, self.known = config, latents.vae, known
         self.tokenizer = tokenizer(config, texts, "tokenizer")
         self.text_encoder = clip(config, self.tokenizer)
-        common.begin(self.text_encoder, config.from_, "text_encoder")
+        self.begin(self.text_encoder, "text_encoder")
+
+    def begin(self, part: torch.nn.Module, name: str) -> None:
+        """As that of the model it begins as, if it begins as one."""
+        common.begin(part, self.config.from_ if name != self.config.anew else "", name)
 
     def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
         """captions -> token ids (N, length), one tensor a text encoder, as the pipeline makes them"""
@@ -247,7 +252,7 @@ class Diffusion(Painter):
             addition_embed_type="text", resnet_time_scale_shift="scale_shift",  # all layers hear of the sentence and t
         )  # fmt: skip
         torch.nn.init.zeros_(self.unet.conv_out.weight)
-        common.begin(self.unet, config.from_, "unet")
+        self.begin(self.unet, "unet")
         self.unet.to(memory_format=torch.channels_last)  # a fifth less of a step on a CPU
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction",
@@ -287,7 +292,7 @@ class Flow(Painter):
         self.tokenizer_2 = tokenizer(config, texts, "tokenizer_2")
         self.tokenizers = [self.tokenizer, self.tokenizer_2]
         self.text_encoder_2 = t5(config, self.tokenizer_2)
-        common.begin(self.text_encoder_2, config.from_, "text_encoder_2")
+        self.begin(self.text_encoder_2, "text_encoder_2")
         head = config.width // config.heads
         across = head // 16 * 6  # rotary numbers for column and row; the rest is that of the text's place, always 0
         self.transformer = FluxTransformer2DModel(
@@ -302,7 +307,7 @@ class Flow(Painter):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
         torch.nn.init.zeros_(self.transformer.proj_out.weight)
-        common.begin(self.transformer, config.from_, "transformer")
+        self.begin(self.transformer, "transformer")
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=config.shift)
 
     def read(self, tokens: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
