@@ -25,6 +25,7 @@ FIGURES = {  # tab -> column -> key in training.json, digits
     },
     "text_to_image": {
         "scenes seen": ("scenes seen", 0),
+        "all right": ("all_right", 2),
         "object right": ("object_right", 2),
         "hat right": ("hat_right_trained", 2),
         "hat of a new pair": ("hat_right_held_out", 2),
