@@ -26,6 +26,7 @@ SIZES = (64, 1024)  # longest side in px
 NOISE = (0.0, 2.0)  # standard deviations of the latent
 BITS = (1, 8)  # a number of the latent; EXACT is none rounded
 EXACT = 32
+SKETCH = 256  # px of the shorter side that a sketch of a larger picture keeps
 _DIFFUSERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
@@ -118,6 +119,21 @@ class PhotoAutoencoderPipeline(DiffusionPipeline):
         """latent (N, C, h, w) -> x (N, 3, 8h, 8w), about [-1, 1]"""
         x = self.vae.decode(latent)
         return x if isinstance(x, torch.Tensor) else x.sample
+
+    def sketch(self, latent: torch.Tensor) -> torch.Tensor:
+        """What `decode` of a tiny autoencoder gives, at 1/2 or 1/4 of the size where that leaves SKETCH pixels of the
+        shorter side: latent (N, C, h, w) -> x (N, 3, 8h / k, 8w / k), about [-1, 1], k of 1, 2, 4.
+
+        The last doublings are left out. The layers behind them draw nearly the same on fewer places (looked at with the
+        published weights of taef2), in half of the time or in a sixth."""
+        layers = self.vae.decoder.layers
+        doublings = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Upsample)]
+        spare = max(int(math.log2(8 * min(latent.shape[2:]) / SKETCH)), 0)
+        x = 3 * torch.tanh(latent / 3)
+        for i, layer in enumerate(layers):
+            if i not in doublings[len(doublings) - min(spare, 2) :]:
+                x = layer(x)
+        return x * 2 - 1
 
 
 def rounded(latent: torch.Tensor, bits: int) -> torch.Tensor:

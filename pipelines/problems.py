@@ -84,7 +84,7 @@ SENTENCES = {
     "no_instructions": "{model} does not change pictures by instruction; FLUX.1 Kontext, FLUX.2 and Qwen-Image-Edit "
     "do, so pick one of them or another way.",
     "empty_mask": "Nothing is marked to be drawn anew; brush over a place first.",
-    "no_controlnet": "No ControlNet goes with {model} here; pick one of these models: {models}.",
+    "no_controlnet": "No ControlNet goes with {model} here, but one does with {models}; pick one of those.",
     "not_followed": "No ControlNet of {model} follows that ({name}); pick another condition, edges for example.",
     "guide_never": "The control begins at {begin} and ends at {end}, so it never counts; let it end later.",
     "no_step_left": "Of {steps} steps none is left at strength {strength}; take more steps or a higher strength.",

@@ -234,11 +234,11 @@ class TextToImagePipeline(DiffusionPipeline):
         return runtime.to_images(self.family.decode(x0))[0]
 
     def preview(self, x0: torch.Tensor) -> Image.Image:
-        """The same, by the small autoencoder if there is one: about how it will look."""
+        """The same, by the small autoencoder if there is one: about how it will look, a large one in a smaller size."""
         if not self.tiny:
             return self.decode(x0)
         with torch.inference_mode(), runtime.autocast():
-            return runtime.to_images(self.tiny.decode(self.family.for_tiny(x0).to(self.tiny.device)))[0]
+            return runtime.to_images(self.tiny.sketch(self.family.for_tiny(x0).to(self.tiny.device)))[0]
 
     @torch.inference_mode()
     def encode(self, image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 import pipelines
 from pipelines import Problem, registry, runtime
@@ -94,6 +96,25 @@ def test_shapes_and_ranges():
     assert latent.shape == (2, 4, 4, 6) and model.decode(latent).shape == x.shape
     far = model.decode(torch.full((1, 4, 2, 2), 1e4))  # the limiter: as good as 3
     assert torch.allclose(far, model.decode(torch.full((1, 4, 2, 2), 1e5))) and far.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "vae",
+    [TinyAutoencoder(4, 8), AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)],
+)
+@torch.inference_mode()
+def test_a_sketch_is_the_picture_in_small(vae):
+    """Exactly so where what follows the doublings looks at one place only."""
+    pipe = PhotoAutoencoderPipeline(vae, registry.get("taef2"))
+    layers = pipe.vae.decoder.layers
+    doubled = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.Upsample)]
+    for layer in layers[doubled[1] :].modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight *= F.pad(torch.ones(1, 1), (1, 1, 1, 1))
+    for shape, k in (((16, 16), 1), ((63, 80), 1), ((64, 40), 1), ((64, 80), 2), ((130, 128), 4), ((260, 256), 4)):
+        latent = torch.randn(1, 4, *shape)
+        whole = pipe.decode(latent)
+        assert torch.allclose(pipe.sketch(latent), whole[..., ::k, ::k], atol=1e-5), shape
 
 
 def test_saves_and_loads(tmp_path):

@@ -196,6 +196,14 @@ def test_goes_on_from_a_finished_model(pack, cache, tmp_path, monkeypatch, objec
         train(pack, cache, tmp_path / "x", objective, "--from", tmp_path / "nothing")
     with pytest.raises(common.TrainingError, match="of these sizes"):
         train(pack, cache, tmp_path / "y", objective, "--from", first, "--text-width", 128)
+    with pytest.raises(common.TrainingError, match="needs --from"):
+        train(pack, cache, tmp_path / "z", objective, "--anew", "text_encoder")
+
+
+def test_what_begins_anew_is_there(pack, cache, tmp_path):
+    train(pack, cache, tmp_path / "first", "diffusion")
+    with pytest.raises(common.TrainingError, match="objective flow"):
+        train(pack, cache, tmp_path / "x", "diffusion", "--from", tmp_path / "first", "--anew", "text_encoder_2")
 
 
 def test_tokens_keep_their_numbers():

@@ -207,12 +207,14 @@ class Painter(torch.nn.Module):
     def __init__(self, config: Config, latents: Latents, texts: list[str], known: dict):
         super().__init__()
         self.config, self.vae, self.known = config, latents.vae, known
+        if config.anew and not config.from_:
+            raise TrainingError(f"--anew {config.anew} needs --from: without it all begins anew.")
         self.tokenizer = tokenizer(config, texts, "tokenizer")
         self.text_encoder = clip(config, self.tokenizer)
         self.begin(self.text_encoder, "text_encoder")
 
     def begin(self, part: torch.nn.Module, name: str) -> None:
-        """As that of the model it begins as, if it begins as one."""
+        """As that of the model it begins as, if it begins as one and this part is not to begin anew."""
         common.begin(part, self.config.from_ if name != self.config.anew else "", name)
 
     def tokenize(self, texts: list[str]) -> list[torch.Tensor]:
@@ -243,6 +245,8 @@ class Diffusion(Painter):
 
     def __init__(self, config: Config, latents: Latents, texts: list[str], known: dict):
         super().__init__(config, latents, texts, known)
+        if config.anew == "text_encoder_2":
+            raise TrainingError("--anew text_encoder_2 goes with --objective flow: Stable Diffusion has one.")
         self.tokenizers = [self.tokenizer]
         deep = len(config.channels) - 1
         channels, side, _ = latents.shape

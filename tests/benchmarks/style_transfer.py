@@ -1,6 +1,6 @@
 """Style transfer: a translation at 256 px against plain fp32; a photo of 24 megapixels; a training step.
 
-    python tests/benchmarks/style_transfer.py [--model style-historic] [--times 10] [--ngf 24 --blocks 6]
+    python tests/benchmarks/style_transfer.py [--model style-historic] [--times 10] [--ngf 24 --blocks 6 --up 4]
 
 Without --model the nets have random weights, which take as long. The ways take turns, and of each the fastest round
 counts. Plain: convolutions and instance normalisation in fp32, one picture whole.
@@ -44,7 +44,7 @@ def pair(args: argparse.Namespace) -> StyleTransferPipeline:
         return pipelines.load(args.model)
     torch.manual_seed(0)
     model = Model("random", "style_transfer", "cyclegan", "bundled", *APACHE, 2026, "0" * 40)
-    return StyleTransferPipeline({"AtoB": Generator(args.ngf, args.blocks)}, {}, model)
+    return StyleTransferPipeline({"AtoB": Generator(args.ngf, args.blocks, args.up)}, {}, model)
 
 
 def plain(net: Generator, x: torch.Tensor) -> torch.Tensor:
@@ -119,7 +119,7 @@ def stepper(args: argparse.Namespace, ours: bool) -> Callable[[], None]:
     torch.manual_seed(0)
     device = runtime.device()
     layout = {"memory_format": torch.channels_last if ours else torch.contiguous_format}
-    g, f = (Generator(args.ngf, args.blocks).to(device, **layout) for _ in range(2))
+    g, f = (Generator(args.ngf, args.blocks, args.up).to(device, **layout) for _ in range(2))
     d_a, d_b = (Discriminator(32).to(device, **layout) for _ in range(2))
     first = torch.optim.Adam(chain(g.parameters(), f.parameters()), 2e-4, (0.5, 0.999), fused=ours)
     second = torch.optim.Adam(chain(d_a.parameters(), d_b.parameters()), 2e-4, (0.5, 0.999), fused=ours)
@@ -151,8 +151,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="id or folder; without it random weights")
     parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--ngf", type=int, default=24, help="width of the random net; 64 with 9 blocks: the authors'")
+    parser.add_argument("--ngf", type=int, default=24, help="width of the random net; 64, 9, 3: the authors'")
     parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--up", type=int, default=4, help="kernel of the layers that double the size")
     parser.add_argument("--no-photo", action="store_true", help="without the photo, which takes long in a wide net")
     args = parser.parse_args()
     threads = f"{torch.get_num_threads()} threads on {runtime.device()}"
