@@ -187,6 +187,12 @@ def instead(lang: str) -> str:
     return ""
 
 
+def refused(problem: Problem, lang: str) -> str:
+    """Nothing is broken, something is missing: to be read for longer than a moment. HTML"""
+    shown = f'<div class="warning">{html.escape(sentence(problem, lang))}</div>'
+    return shown + (instead(lang) if problem.code == "no_controlnet" else "")
+
+
 def condition_choices(model: str, lang: str) -> list[tuple[str, str]]:
     """As a picker has them; what cannot be followed or had here stays in the list and says why."""
     choices = []
@@ -247,10 +253,8 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
             yield gr.skip(), gr.skip(), gr.update(background="" if source == HAND else data_url(png(on))), gr.skip()
             known_already = first(one, what, lang)
             what.painted(on)
-        except Problem as problem:  # nothing is broken, something is missing: to be read for longer than a moment
-            shown = f'<div class="warning">{html.escape(sentence(problem, lang))}</div>'
-            shown += instead(lang) if problem.code == "no_controlnet" else ""
-            yield shown, status(lang), *[gr.skip()] * 2
+        except Problem as problem:
+            yield refused(problem, lang), status(lang), *[gr.skip()] * 2
             return
         if known_already:
             yield before_after(*known_already.figures, lang), status(lang), gr.skip(), gr.skip()
@@ -265,8 +269,8 @@ def lay_out(load: Callable, sections: Sections, inputs: dict[str, Component]) ->
         try:
             one, what = Asked.of(*values[: len(inputs)]), Control.of(*values[-len(wanted) :])
             known_already = first(one, what, lang)
-        except Problem:  # is said as soon as the model is there
-            known_already = None
+        except Problem as problem:
+            return refused(problem, lang)
         return before_after(*known_already.figures, lang) if known_already else loading_text(lang=lang)
 
     triggers = [strength.release, begin.release, end.release]

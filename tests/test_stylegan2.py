@@ -341,7 +341,7 @@ def train(data, out, *more):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    train(data, out, "--steps", "4", "--path-length", "2", "--focus", "0.5")
+    train(data, out, "--steps", "4", "--path-length", "2", "--cover", "1", "--cover-images", "8")
     return out
 
 
@@ -359,12 +359,28 @@ def test_train_save_load_run(trained):
     assert len(logged) == 4 and all(math.isfinite(v) for line in logged for v in line.values())
 
 
-def test_what_the_generator_misses_is_shown_more_often():
-    scores = torch.tensor([0.0, 2.0, 40.0, torch.nan, 2.0])
-    often = faces.weigh(scores, 0.5)
-    assert often[2] == pytest.approx(math.exp(1.5)) and often[0] == pytest.approx(math.exp(-1))
-    assert often[3] == 1 and often[1] == often[4] < 1
-    assert torch.equal(faces.weigh(torch.full((3,), torch.nan), 0.5), torch.ones(3)), "nothing was seen yet"
+def test_each_picture_is_given_a_latent_of_its_own():
+    """Of all ways to give three pictures three of six latents, the one with the least distances."""
+    torch.manual_seed(0)
+    net, judge = Generator((8, 8, 8), 8, 8, 1).eval(), Discriminator((8, 8, 8)).eval()
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    data = common.Images(pixels, {})
+    codes, near = faces.cover(net, judge, data, [torch.arange(3)], torch.Generator().manual_seed(1))
+    drawn = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted, found = (faces.looks(judge, x) for x in (data.batch(torch.arange(3)), net(drawn)))
+        pairs = [(w.flatten(1), f.flatten(1)) for w, f in zip(wanted, found, strict=True)]
+        cost = sum(torch.cdist(w, f).square() / (w - w.mean(0)).square().sum(1).mean() for w, f in pairs) / len(pairs)
+    best = min(itertools.permutations(range(6), 3), key=lambda way: sum(cost[i, k] for i, k in enumerate(way)))
+    assert torch.equal(codes, drawn[list(best)])
+    torch.testing.assert_close(near, cost[range(3), best].mean())
+
+
+def test_deviation():
+    wanted = [torch.randn(4, 2, 8, 8), torch.randn(4, 3, 4, 4)]
+    assert faces.deviation(wanted, wanted) == 0
+    alike = [x.mean(0, keepdim=True).expand_as(x) for x in wanted]
+    torch.testing.assert_close(faces.deviation(alike, wanted), torch.tensor(1.0))
 
 
 def test_resume_goes_on_bit_for_bit(data, trained, tmp_path, monkeypatch):
@@ -375,7 +391,7 @@ def test_resume_goes_on_bit_for_bit(data, trained, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return update(run, *args, **kwargs)
 
-    arguments = (data, tmp_path / "tiny", "--steps", "4", "--path-length", "2", "--focus", "0.5")
+    arguments = (data, tmp_path / "tiny", "--steps", "4", "--path-length", "2", "--cover", "1", "--cover-images", "8")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(common.Run, "update", killed)
         train(*arguments)

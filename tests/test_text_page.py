@@ -2,6 +2,7 @@
 
 import base64
 import re
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -66,6 +67,24 @@ def test_where_a_gpu_is_the_large_model_begins_and_is_not_loaded(browser, monkey
         expect(page.locator("#drawn [role=status]")).to_contain_text("GB")
     demo.close(verbose=False)
     assert "flux2-klein-4b" not in loaded
+
+
+def test_what_no_controlnet_goes_with_says_so_before_it_is_loaded(browser):
+    loaded = threading.Event()
+    demo = shell.page(lambda name: loaded.wait(), ("text_to_image",))
+    _, url, _ = shell.launch(
+        demo, server_name="127.0.0.1", server_port=free_port(), prevent_thread_lock=True, quiet=True
+    )
+    try:
+        with browser.new_context(viewport=WIDE) as context:
+            page = Visit(SimpleNamespace(url=url.rstrip("/")), context).open(
+                "tab=text_to_image&model=emoji-flux&section=control"
+            )
+            expect(page.locator("#controlled .warning")).to_contain_text("emoji-sd")
+            expect(page.locator("#controlled img")).to_have_count(2)
+    finally:
+        loaded.set()
+        demo.close(verbose=False)
 
 
 def test_an_example_is_drawn_and_the_visit_remembers(en):

@@ -12,12 +12,14 @@ a model that `pipelines.load` reads, from the first snapshot on; add --resume to
 
 import json
 import math
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from pipelines.models.stylegan2 import Discriminator, Generator, grow
@@ -45,7 +47,8 @@ class Config(common.Config):
     path_every: int = option(4, "steps between path length penalties")
     mixing: float = option(0.9, "share of pictures made from two latents")
     mirror: bool = option(True, "mirror half of the pictures")
-    focus: float = option(0.0, "how strongly pictures are preferred that the generator misses; 0: all are shown alike")
+    cover: float = option(0.0, "weight of drawing each picture of the data from a latent of its own; 0: the game alone")
+    cover_images: int = option(20_000, "pictures after which these latents are chosen anew")
     augment_target: float = option(0.6, "excess of real pictures judged real at which augmentation grows; 0: none")
     augment_images: int = option(100_000, "pictures in which its probability can go from 0 to 1")
     fade_images: int = option(30_000, "pictures over which a grown net fades its new resolution in")
@@ -92,6 +95,59 @@ def path_lengths(x: torch.Tensor, ws: torch.Tensor, noise: torch.Tensor) -> torc
     y = noise / math.sqrt(x.shape[2] * x.shape[3])
     (gradient,) = torch.autograd.grad((x * y).sum(), ws, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
+
+
+# -------------------------------------------------------------------------------------------------------- coverage
+
+
+def looks(judge: Discriminator, x: torch.Tensor, fade: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """Pictures (N, 3, H, W) -> in what two of them may differ: tones at 16 px, and what the discriminator sees from a
+    quarter of the size down to 4 px. (N, C, h, w) each"""
+    return [F.adaptive_avg_pool2d(x, 16), *judge.features(x, fade)[1:]]
+
+
+def spread(y: torch.Tensor) -> torch.Tensor:
+    """(N, ...) -> mean squared distance from the mean"""
+    return (y - y.mean(0)).square().flatten(1).sum(1).mean().clamp(min=1e-8)
+
+
+def deviation(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
+    """`looks` of pictures and of those that they should be -> scalar, the mean of all: their squared distance, where
+    that of what is wanted from its mean is 1."""
+    pairs = [(x.float(), y.float()) for x, y in zip(found, wanted, strict=True)]
+    return torch.stack([(x - y).square().flatten(1).sum(1).mean() / spread(y) for x, y in pairs]).mean()
+
+
+@torch.no_grad()
+def cover(generator: Generator, judge: Discriminator, data: common.Images, places: list[torch.Tensor], draws) -> tuple:
+    """-> z (N, z_dim), one for each picture of the data; how near their pictures are, as `deviation` says it.
+
+    A game without a rule that every picture must be drawn forgets some (mode collapse). Implicit maximum likelihood
+    (Li & Malik 2018, https://arxiv.org/abs/1809.09087, algorithm 1) draws the nearest sample towards each picture; with
+    a GAN: Yu et al. 2020, https://arxiv.org/abs/2004.03355. Here no sample serves two pictures: of twice as many as
+    there are pictures those are chosen whose distances are least in all.
+    """
+    device, z_dim = generator.w_mean.device, generator.config.z_dim
+    chosen, near = torch.zeros(len(data), z_dim), []
+
+    def seen(batches: Iterator[torch.Tensor]) -> list[torch.Tensor]:
+        found = zip(*(looks(judge, x.to(device)) for x in batches), strict=True)
+        return [torch.cat([part.float().flatten(1).cpu() for part in parts]) for parts in found]
+
+    def draw(z: torch.Tensor, domain: int) -> torch.Tensor:
+        label = torch.full((len(z),), domain, device=device) if len(places) > 1 else None
+        noise = [torch.randn(len(z), 1, r, r, generator=draws).to(device) for r in generator.noise_sizes]
+        return generator(z.to(device), label, noise)
+
+    for domain, place in enumerate(places):
+        z = torch.randn(2 * len(place), z_dim, generator=draws)
+        wanted = seen(data.batch(part) for part in place.split(64))
+        found = seen(draw(part, domain) for part in z.split(64))
+        distances = torch.stack([torch.cdist(x, y).square() / spread(y) for x, y in zip(found, wanted, strict=True)])
+        columns, rows = linear_sum_assignment(distances.mean(0).numpy())
+        chosen[place[rows]] = z[columns]
+        near.append(distances.mean(0)[columns, rows].mean())
+    return chosen, torch.stack(near).mean()
 
 
 # ---------------------------------------------------------------------------------------------------- augmentation
@@ -160,33 +216,13 @@ def load_start(config: Config, generator: Generator, discriminator: Discriminato
         raise TrainingError(f"{Path(config.from_).name} cannot be gone on from: {error}") from error
 
 
-def weigh(scores: torch.Tensor, focus: float) -> torch.Tensor:
-    """Running means of the logits of one domain's pictures (N,), NaN where one was not seen yet -> how often each is
-    shown (N,), in proportion.
-
-    A logit estimates log p_data / p_generated: where it stays high, the generator misses something (Lee et al. 2021,
-    https://arxiv.org/abs/2102.12033, section 3), so it is shown up to 4.5 times as often, the opposite 2.7 times less.
-    """
-    excess = focus * (scores - scores.nanmean())
-    return excess.nan_to_num(0).clamp(-1, 1.5).exp()
-
-
-def choose(
-    run: common.Run, places: list[torch.Tensor], scores: torch.Tensor | None, focus: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def choose(run: common.Run, places: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """places: the indices of each domain's pictures -> those of this step (N,), their domains (N,), in turn.
 
     So the groups of `minibatch_std` hold one domain each, and sameness within a domain is seen; in mixed groups the
     distance of the domains hides it.
     """
-    each = [run.indices(len(place)) for place in places]
-    if focus:
-        draws = run.generator(f"chosen {run.rank}")
-        each = [
-            torch.multinomial(weigh(scores[place], focus), len(indices), True, generator=draws)
-            for place, indices in zip(places, each, strict=True)
-        ]
-    each = torch.stack([place[indices] for place, indices in zip(places, each, strict=True)])  # (domains, N)
+    each = torch.stack([place[run.indices(len(place))] for place in places])  # (domains, N)
     domain = torch.arange(each.shape[1]) % len(places)
     return each.gather(0, domain[None])[0], domain
 
@@ -252,10 +288,10 @@ def main(config: Config) -> None:
     d_optimizer = torch.optim.Adam(discriminator.parameters(), **adam)
     # probability of augmentation; running means of the sign of D(real) and of path lengths
     numbers = {"augment": 0.0, "realness": 0.0, "path": 0.0}
-    shown = {"scores": torch.full((len(data),), torch.nan)} if config.focus else {}  # see `weigh`
+    codes = {"z": torch.zeros(len(data), config.z_dim)} if config.cover else {}  # see `cover`
     run.track(
         generator=generator, discriminator=discriminator, ema=ema, g_optimizer=g_optimizer, d_optimizer=d_optimizer,
-        numbers=numbers, shown=shown,
+        numbers=numbers, codes=codes,
     )  # fmt: skip
     # penalties differentiate twice, which compiled code cannot: they call the nets as they are
     options = {"fullgraph": True, "disable": not config.compile}
@@ -269,9 +305,15 @@ def main(config: Config) -> None:
         fading = grown and images < config.fade_images
         fade = torch.tensor(images / config.fade_images, device=run.device) if fading else None
 
+        if config.cover and step % max(config.cover_images // config.batch_size, 1) == 0:
+            with run.autocast():
+                codes["z"], near = cover(generator, discriminator, data, places, run.generator("codes"))
+            run.log(near=near)
+
         # what this step sees
-        chosen, label = choose(run, places, shown.get("scores"), config.focus)
+        chosen, label = choose(run, places)
         real, label = data.batch(chosen).to(run.device), label.to(run.device) if classes else None
+        straight = real
         if config.mirror:
             real = torch.where(run.noise((1, 1, 1), "mirror", uniform=True) < 0.5, real, real.flip(3))
         noise = [run.noise((1, r, r), f"map {i}") for i, r in enumerate(generator.noise_sizes)]
@@ -289,6 +331,13 @@ def main(config: Config) -> None:
         spoilt = spoil(fake, "fake for G")
         with run.autocast():
             g_loss = generator_loss(config.loss, judge(spoilt, label, fade))
+            if config.cover:
+                x = generator.synthesis(
+                    generator.styles(generator.mapping(codes["z"][chosen].to(run.device), label), label), noise, fade
+                )
+                missed = deviation(looks(discriminator, x, fade), looks(discriminator, straight, fade))
+                run.log(missed=missed)
+                g_loss = g_loss + config.cover * missed
         g_norm = run.update(g_loss, g_optimizer)
         if config.path_length and step % config.path_every == 0:
             with run.autocast():
@@ -308,10 +357,6 @@ def main(config: Config) -> None:
             on_real, on_fake = judge(real, label, fade), judge(fake, label, fade)
             d_loss = discriminator_loss(config.loss, on_real, on_fake)
         d_norm = run.update(d_loss, d_optimizer)
-        if config.focus:
-            seen, logits = (run.accelerator.gather(x).cpu() for x in (chosen.to(run.device), on_real.detach()))
-            known = shown["scores"][seen]
-            shown["scores"][seen] = torch.where(known.isnan(), logits, torch.lerp(known, logits.to(known), 0.3))
         if config.penalty and step % config.penalty_every == 0:
             with run.autocast():
                 mix = run.noise((), "between", uniform=True)

@@ -327,15 +327,20 @@ class Discriminator(ModelMixin, ConfigMixin):
     def image_size(self) -> int:
         return 4 << len(self.blocks)
 
-    def forward(self, x: torch.Tensor, label=None, fade: torch.Tensor | None = None) -> torch.Tensor:
-        """x (N, 3, H, W) in [-1, 1], label (N,) where there are classes, fade as in the generator -> logits (N,)"""
+    def features(self, x: torch.Tensor, fade: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """x (N, 3, H, W) in [-1, 1] -> what the blocks make of it, from half its size to 4 px: (N, C, h, w) each"""
         half = None if fade is None else F.avg_pool2d(x, 2)
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = self.blocks[-1](self.from_rgb(x))
+        x = self.blocks[-1](self.from_rgb(x.contiguous(memory_format=torch.channels_last)))
         if half is not None:
             x = torch.lerp(self.from_half(half).float(), x.float(), fade)
+        found = [x]
         for block in reversed(self.blocks[:-1]):
-            x = block(x)
+            found.append(block(found[-1]))
+        return found
+
+    def forward(self, x: torch.Tensor, label=None, fade: torch.Tensor | None = None) -> torch.Tensor:
+        """x (N, 3, H, W) in [-1, 1], label (N,) where there are classes, fade as in the generator -> logits (N,)"""
+        x = self.features(x, fade)[-1]
         with fp32(x):
             x = self.conv(minibatch_std(x.float()))
             x = self.dense(x.flatten(1))  # (N, C)
