@@ -19,16 +19,7 @@ from torch.nn import functional as F
 from pipelines import runtime
 from pipelines.models.cyclegan import Generator
 from training import common
-from training.style_transfer import (
-    Config,
-    colourless,
-    crops,
-    cycle_loss,
-    load_domain,
-    middle,
-    recolour,
-    there_and_back,
-)
+from training.style_transfer import Config, crops, cycle_loss, load_domain, middle, recolour, there_and_back
 
 ROWS = 12  # of the sheet
 BATCH = 16  # of each domain, for the classifier
@@ -50,6 +41,11 @@ class Seen(NamedTuple):
     there: torch.Tensor  # G(x)
     back: torch.Tensor  # F(G(x))
     same: torch.Tensor  # F(x), which should be x
+
+
+def colourless(x: torch.Tensor) -> torch.Tensor:
+    """x -> x whose three channels are its luma"""
+    return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
 def train_classifier(a: torch.Tensor, b: torch.Tensor, config: Config, steps: int, see: Callable) -> nn.Module:

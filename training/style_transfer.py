@@ -63,9 +63,7 @@ class Config(common.Config):
     cycle: float = option(10.0, "weight of cycle consistency (lambda)")
     identity: float = option(0.5, "weight of the identity loss, as a share of that; 0: none")
     identity_every: int = option(1, "steps between identity losses, which count that much more")
-    tones: float = option(
-        0.0, "weight of keeping tones: what is red stays red (dark, if one domain is grey), strokes are free"
-    )
+    tones: float = option(0.0, "weight of keeping tones: what is red stays red, strokes are free; 0: none")
     pool: int = option(50, "generated pictures that the discriminators are also shown later")
     ema: float = option(
         0.999, "decay of the mean of the generators' weights that is shipped; 0: the weights themselves"
@@ -87,17 +85,9 @@ def cycle_loss(back: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (back - x).abs().mean()
 
 
-def colourless(x: torch.Tensor) -> torch.Tensor:
-    """x -> x whose three channels are its luma"""
-    return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
-
-
-def tone_loss(fake: torch.Tensor, x: torch.Tensor, grey: bool = False) -> torch.Tensor:
+def tone_loss(fake: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Mean |blur(G(x)) - blur(x)|, as the colour loss of Ignatov et al. 2017 (section 3.1.1); the blur is a mean of
-    16 x 16 px. Cycle consistency alone may swap colours: F swaps them back. grey: of luma alone; without it, white
-    spots grew on foreheads, as F could read from them what grey lacks."""
-    if grey:
-        fake, x = colourless(fake), colourless(x)
+    16 x 16 px. Cycle consistency alone may swap colours: F swaps them back."""
     return (F.avg_pool2d(fake.float(), 16, 8) - F.avg_pool2d(x, 16, 8)).abs().mean()
 
 
@@ -313,8 +303,7 @@ def main(config: Config) -> None:
         cycle = cycle_loss(back_a, a) + cycle_loss(back_b, b)
         g_loss = gan + config.cycle * cycle  # eq. 3
         if config.tones:
-            grey = config.grey_a != config.grey_b  # colours must come and go; light and dark may not
-            tones = tone_loss(fake_a, b, grey) + tone_loss(fake_b, a, grey)
+            tones = tone_loss(fake_a, b) + tone_loss(fake_b, a)
             g_loss = g_loss + config.tones * tones
             run.log(tones=tones / 2)
         if identity:
