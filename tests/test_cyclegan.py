@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.models.cyclegan import Discriminator, Generator, from_junyanz, in_bands, measure, normalise
+from pipelines.models.cyclegan import Discriminator, Generator, from_junyanz, in_bands, measure, normalise, without_grid
 
 
 def picture(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-@pytest.fixture(params=[3, 4])
+@pytest.fixture(params=[(3, False), (3, True), (4, False)])
 def generator(request):
     torch.manual_seed(0)
-    net = Generator(ngf=8, blocks=2, up=request.param).eval()
+    net = Generator(8, 2, *request.param).eval()
     for name, parameter in net.named_parameters():  # zeros and small numbers at the start would hide a mistake
         parameter.data = 0.3 * torch.randn_like(parameter) if name.endswith("bias") else 4 * parameter.data
     return net
@@ -148,6 +148,20 @@ def test_in_bands_it_draws_the_same(generator, h, w):
     torch.testing.assert_close(banded, generator(x), atol=1e-5, rtol=0)
     n = (6 + 2 * 2) * -(-max(h, w) // 16)
     assert calls == [(i, n) for i in range(1, n + 1)]
+
+
+def test_a_grid_goes_and_edges_stay():
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(64.0), indexing="ij")
+    ramp = (x / 64 - 0.5 + y / 300).expand(1, 3, -1, -1).contiguous()
+    grid = 0.1 * torch.tensor([1.0, -0.3, 0.2, -0.9])[(x % 4).long()] * torch.tensor([1, -1, 0.5, -0.5])[(y % 4).long()]
+    changed = (without_grid(ramp) - ramp).abs()
+    assert changed[..., 18:-18, 18:-18].max() < 1e-6 and changed.max() < 0.01, "a slope is no grid"
+    even = without_grid(ramp + grid)
+    assert (even - ramp).abs()[..., 8:-8, 8:-8].max() < 0.003 < 0.08 < grid.abs().max()
+    edge = torch.where(x > 30, 0.5, -0.5).expand(1, 3, -1, -1)
+    assert (without_grid(edge) - edge).abs().max() < 0.03 and without_grid(edge + 0.6).max() <= 1
+    one = picture(1, 3, 8, 8)
+    assert without_grid(one).shape == one.shape and without_grid(one).isfinite().all()
 
 
 def test_bands_can_be_stopped(generator):

@@ -88,7 +88,8 @@ def test_what_comes_with_the_app(data, tmp_path):
     train(data, tmp_path / "run")
     photo, out = tmp_path / "stairs.png", tmp_path / "style-run"
     Image.fromarray(np.arange(0, 48 * 40 * 3, 1).reshape(40, 48, 3).astype(np.uint8)).save(photo)
-    bundle_style.bundle(tmp_path / "run", out, photo, [data / "more.txt", data / "more.txt"])
+    bundle_style.bundle(tmp_path / "run", out, photo, [data / "more.txt", data / "more.txt"], degrid=True)
+    assert all(json.loads((out / way / "config.json").read_text())["degrid"] for way in ("AtoB", "BtoA"))
     assert (out / "CREDITS.txt").read_text("utf-8") == "Zoë\n\nZoë\n"
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     weights = {f"{way}{judge}/config.json" for way in ("AtoB", "BtoA") for judge in ("", "/discriminator")}

@@ -3,7 +3,7 @@
     python -m training.bundle_style runs/historic --out pipelines/checkpoints/style-historic --photo astronaut.png
 
 The photo is what the first screen shows translated (`first.png`); its name says which sample of the tab it is. The
-card gets a contact sheet, of pictures that are free to be shown.
+card gets a contact sheet, of pictures that are free to be shown. --degrid is for pairs that were trained with --up 3.
 Give the pair its line in MODELS of pipelines/registry.py first: the picture names the model that made it.
 """
 
@@ -30,7 +30,7 @@ PEOPLE = 92, 30  # seeds of the people on the sheet
 NET = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
-def bundle(run: Path, out: Path, photo: Path, credits: Sequence[Path] = ()) -> None:
+def bundle(run: Path, out: Path, photo: Path, credits: Sequence[Path] = (), degrid: bool = False) -> None:
     """Copies what the app needs, and has the pair make its first translation."""
     shutil.rmtree(out, ignore_errors=True)
     nets = [f"{direction}{judge}" for direction in DIRECTIONS for judge in ("", "/discriminator")]
@@ -38,6 +38,9 @@ def bundle(run: Path, out: Path, photo: Path, credits: Sequence[Path] = ()) -> N
     for name in copies:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / name, out / name)
+    if degrid:
+        for config in (out / direction / NET[0] for direction in DIRECTIONS):
+            config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"degrid": True}, indent=2), "utf-8")
     if credits:
         (out / "CREDITS.txt").write_text("\n".join(path.read_text("utf-8") for path in credits), "utf-8")
     _, picture, recipe = pipelines.load(out).translate(open_picture(photo), size=SIZE)
@@ -75,8 +78,9 @@ def main() -> int:
     parser.add_argument(
         "--credits", type=Path, nargs="+", default=(), help="who made the pictures, where their licence asks for it"
     )
+    parser.add_argument("--degrid", action="store_true", help="the generators take out the grid of dots they draw")
     args = parser.parse_args()
-    bundle(args.run, args.out, args.photo, args.credits)
+    bundle(args.run, args.out, args.photo, args.credits, args.degrid)
     return 0
 
 
