@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 import pipelines
 from pipelines import runtime
-from pipelines.models.cyclegan import Discriminator, Generator
+from pipelines.models.cyclegan import Discriminator, Generator, without_grid
 from pipelines.pictures import open_picture
 from pipelines.registry import APACHE, Model
 from pipelines.style_transfer import StyleTransferPipeline, draw
@@ -63,7 +63,8 @@ def plain(net: Generator, x: torch.Tensor) -> torch.Tensor:
         x = x + norm(conv(block.conv2, F.relu(norm(conv(block.conv1, x, 1))), 1))
     for layer in net.decoder:
         x = F.relu(norm(conv(layer, x)))
-    return torch.tanh(conv(net.out, x, 3))
+    x = torch.tanh(conv(net.out, x, 3))
+    return without_grid(x) if net.config.degrid else x
 
 
 def scene(width: int, height: int) -> Image.Image:
@@ -160,7 +161,7 @@ def main() -> None:
     print(f"{machine()}; torch {torch.__version__}, {threads}", flush=True)
     style = pair(args)
     net = next(iter(style._generators.values()))
-    eager = Generator(net.config.ngf, net.config.blocks, net.config.up).to(runtime.device()).eval()
+    eager = Generator(net.config.ngf, net.config.blocks, net.config.up, net.config.degrid).to(runtime.device()).eval()
     eager.load_state_dict(net.state_dict())
     image = scene(256, 256)
     x = runtime.to_tensor(image).to(runtime.device())
