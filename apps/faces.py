@@ -64,10 +64,10 @@ SECTIONS = ["person", "walk", "mix", "arithmetic", "directions", "verdict", "own
 LAYERED = ("cutoff", "first", "last")  # inputs that count layers
 FIRST = "faces-64"
 # Found by looking at faces-64: women - men + tanned men, for example.
-SEED = 92
+SEED = 4
 # fmt: off
-PEOPLE = {"people": "92,4,30,37", "rows": "92,4,30", "columns": "50,26,37,9", "a": "4,10,23", "b": "12,39,59",
-          "c": "16,31,37", "who": "92", "jury": "13,4,30,50", "cast": "92,4,30,0"}
+PEOPLE = {"people": "4,44,50,37", "rows": "4,92,30", "columns": "50,26,37,9", "a": "4,10,23", "b": "12,39,59",
+          "c": "16,31,37", "who": "4", "jury": "13,4,30,50", "cast": "4,92,30,0"}
 # fmt: on
 
 
