@@ -44,7 +44,7 @@ from pipelines.text_space import EVERY_SAMPLER, GUIDANCE, LONGEST_PROMPT, LONGES
 
 STEM = "text_to_image"
 SECTIONS = ["picture", "grid", "compare", "change", "control", "steps", "words", "noise", "paths", "how"]
-FIRST, PROMPT, SEED = "emoji-flux", "frog with melon hat", 1
+FIRST, PROMPT, SEED = "emoji-flux", "frog with melon hat", 18
 STEPS_FIRST, GUIDANCE_FIRST = compute.steps_and_guidance(FIRST)
 ON_GPU = "flux2-klein-4b"  # begins instead of FIRST where a GPU has room for it
 CHIPS = 5  # example prompts, text.chips.n

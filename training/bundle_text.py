@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompt", default="frog with melon hat")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=18)
     parser.add_argument("--preview", type=Path, help="folder of the autoencoder for previews")
     args = parser.parse_args()
     bundle(args.run, args.out, args.prompt, args.seed, args.preview)
