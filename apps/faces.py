@@ -75,11 +75,13 @@ def build(load: Callable) -> Tab:
     """The tab. `load(model_id)` gives the pipeline; nothing is loaded until something is to be computed."""
     # ---- layout
 
+    ids = [entry.id for entry in registry.models(STEM)]  # their names come with `welcome`; the API lists these
+
     with gr.Column():
         gr.Markdown(t("faces.intro"), elem_classes="intro")
         with gr.Row(elem_classes="controls later"):
             with gr.Column(scale=3, min_width=280):
-                model = Dropdown(label=t("faces.model"), value=FIRST, choices=[FIRST], filterable=False)
+                model = Dropdown(label=t("faces.model"), value=FIRST, choices=ids, filterable=False)
                 with gr.Accordion(t("shell.about_model"), open=False):
                     card = gr.HTML()
             with gr.Column(scale=4, min_width=280):

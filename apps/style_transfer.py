@@ -52,13 +52,13 @@ def build(load: Callable) -> Tab:
     """The tab. `load(model_id)` gives the pipeline; nothing is loaded until something is to be computed."""
     # ---- layout
 
-    every = [entry.id for entry in registry.models(STEM)]  # their names come with `welcome`; the API lists these
+    ids = [entry.id for entry in registry.models(STEM)]  # their names come with `welcome`; the API lists these
 
     with gr.Column():
         gr.Markdown(t("style.intro"), elem_classes="intro")
         with gr.Row():
             with gr.Column(scale=3, min_width=280, elem_classes="later"):
-                model = Dropdown(label=t("style.model"), value=FIRST, choices=every, filterable=False)
+                model = Dropdown(label=t("style.model"), value=FIRST, choices=ids, filterable=False)
                 ways_ = [(t(f"style.direction.{name}"), name) for name in DIRECTIONS]
                 direction = Radio(ways_, value=DIRECTIONS[0], label=t("style.direction.label"))
                 samples = [(t(f"style.sample.{name}"), name) for name in SAMPLES]

@@ -54,6 +54,8 @@ def build(load: Callable) -> Tab:
     """The tab. `load(model_id)` gives the pipeline; nothing is loaded until something is to be computed."""
     # ---- layout
 
+    ids = [entry.id for entry in registry.models(STEM)]  # their names come with `welcome`; the API lists these
+
     with gr.Column():
         gr.Markdown(t("text.intro"), elem_classes="intro")
         with gr.Row(equal_height=True):
@@ -65,13 +67,17 @@ def build(load: Callable) -> Tab:
         chips, note = gr.HTML(elem_id="chips"), gr.HTML(elem_id="prompt-note")
         with gr.Row():
             with gr.Column(scale=3, min_width=280, elem_classes="later"):
-                model = Dropdown(label=t("text.model"), value=FIRST, choices=[FIRST], filterable=False)
+                model = Dropdown(label=t("text.model"), value=FIRST, choices=ids, filterable=False)
                 seed, _ = seed_row(SEED)
                 steps = Slider(*STEPS, STEPS_FIRST, step=1, label=t("text.steps_label"))
                 guidance = Slider(*GUIDANCE, GUIDANCE_FIRST, step=0.5, label=t("text.guidance"))
                 negative = gr.Textbox("", label=t("text.negative"), lines=1, max_lines=3, elem_classes="controls")
                 sampler = Dropdown(
-                    label=t("text.sampler"), value="", choices=[""], filterable=False, elem_classes="controls"
+                    ["", *EVERY_SAMPLER],
+                    value="",
+                    label=t("text.sampler"),
+                    filterable=False,
+                    elem_classes="controls",
                 )
                 with gr.Row(visible=False, elem_classes="controls") as with_lora:
                     lora = Dropdown(

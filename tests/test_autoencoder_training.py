@@ -115,6 +115,24 @@ def test_a_decoder_goes_on_and_latents_stay(pack, tmp_path):
         train(pack, tmp_path / "c", "--encoder", tmp_path / "nothing")
 
 
+def test_an_adversary_changes_what_a_decoder_learns_and_no_latent(pack, tmp_path):
+    train(pack, tmp_path / "a")
+    outs = {"plain": 0, "judged": 0.5, "again": 0.5}
+    for out, pull in outs.items():
+        train(pack, tmp_path / out, "--encoder", tmp_path / "a", "--adversarial", pull)
+    plain, judged, again = (load_file(tmp_path / out / "diffusion_pytorch_model.safetensors") for out in outs)
+    assert all(torch.equal(judged[key], again[key]) for key in judged)
+    learnt = {key.split(".")[0] for key in plain if not torch.equal(plain[key], judged[key])}
+    assert "decoder" in learnt and "encoder" not in learnt
+    log = [json.loads(line) for line in (tmp_path / "judged" / "state" / "log.jsonl").read_text().splitlines()]
+    assert {"gan", "real", "drawn"} <= log[-1].keys()
+
+
+def test_a_pull_is_the_length_of_the_gradient():
+    y = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    assert autoencoder.pull((3 * y).sum(), y).item() == pytest.approx(3 * 12**0.5)
+
+
 def test_latents_are_as_far_off_as_is_said():
     seen = []
     model = SimpleNamespace(

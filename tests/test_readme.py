@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from PIL import Image
 
+from pipelines import registry
 from tests.conftest import PHOTO, ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -61,6 +62,13 @@ def test_every_endpoint_is_shown(clients):
         parameters = [parameter["parameter_name"] for parameter in named[f"/{name}"]["parameters"]]
         assert re.findall(r"`(\w+)`", row) == parameters
         assert any(f'api_name="/{name}"' in block for block in blocks("python"))
+
+
+def test_the_api_names_every_model(clients):
+    named = clients["en"].view_api(return_format="dict", print_info=False)["named_endpoints"]
+    for tab, name in {"faces": "person", "style_transfer": "translate", "text_to_image": "text_to_image"}.items():
+        (model,) = (item for item in named[f"/{name}"]["parameters"] if item["parameter_name"] == "model")
+        assert all(repr(entry.id) in model["python_type"]["type"] for entry in registry.models(tab))
 
 
 @pytest.mark.filterwarnings("ignore")

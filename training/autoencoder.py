@@ -16,7 +16,8 @@ so its shift is 0, and scaling_factor makes its standard deviation 1.
 
 With --encoder, a decoder goes on by itself, as Stable Diffusion's did (the weights "ft-mse"): what was trained on the
 latents need not be trained again. --latent-noise then makes it draw clean edges from latents that are a little off, as
-those that a small net guesses are.
+those that a small net guesses are; --adversarial lets it choose an edge where the mean of all that is possible would be
+soft (Esser et al. 2021, VQGAN, section 3.1), which costs a little PSNR.
 """
 
 import json
@@ -29,10 +30,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
+from pipelines.models.cyclegan import Discriminator
 from training import common
 from training.common import option
 from training.muon import MuonAndAdamW
 from training.scenes import SIZE, Scenes
+from training.style_transfer import gan_loss
 
 TEST_SEED = 1_000_003  # of the scenes that are only looked at
 PHOTO_CREDITS = (
@@ -62,6 +65,9 @@ class Config(common.Config):
     kl_weight: float = option(1e-3, "of the KL term, in nats a number of the latent")
     half_weight: float = option(0.25, "of the loss of latents made half as large; 0: none")
     latent_noise: float = option(0.0, "highest standard deviation of noise on half of the latents, whose own is 1")
+    adversarial: float = option(
+        0.0, "pull of a discriminator of patches on a picture, that of the other losses being 1"
+    )
     ema: float = option(0.999, "decay of the mean of the weights that is shipped")
     compile: bool = option(False, "compile the net first: minutes that pay in a long run")
     snapshot_every: int = option(2_000, "steps between models kept in OUT")
@@ -93,6 +99,11 @@ def reconstruction_loss(y: torch.Tensor, x: torch.Tensor, gradient_weight: float
 def kl_loss(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     """KL(N(mean, exp(logvar)) || N(0, 1)), mean over the numbers of the latent (Kingma & Welling 2014, appendix B)."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def pull(loss: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """How strongly a loss pulls at y: the norm of its gradient there."""
+    return torch.autograd.grad(loss, y, retain_graph=True)[0].float().norm()
 
 
 def psnr(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -261,14 +272,17 @@ def main(config: Config) -> None:
     model = (model or build(config)).to(run.device, memory_format=torch.channels_last)
     ema = common.EMA(model)
     optimizer = MuonAndAdamW(model, lr=config.lr)
-    run.track(model=model, ema=ema, optimizer=optimizer)
+    judge = Discriminator(ndf=32).to(run.device)
+    judge_optimizer = torch.optim.Adam(judge.parameters(), lr=config.lr, betas=(0.5, 0.99), fused=True)
+    run.track(model=model, ema=ema, optimizer=optimizer, judge=judge, judge_optimizer=judge_optimizer)
     # a quarter is enough; it is for the encoder's sake
     halves = max(1, config.batch_size // run.world // 4) if config.half_weight and not config.encoder else 0
     both = torch.compile(Pass(model, halves), disable=not config.compile)
     latent = config.crop // 2 ** (len(config.channels) - 1)
 
     for step in run.steps():
-        common.set_lr(optimizer, config.lr * common.cosine(step, config.steps, warmup=200))
+        for each in (optimizer, judge_optimizer):
+            common.set_lr(each, config.lr * common.cosine(step, config.steps, warmup=200))
         x = batch(run, scenes, photos).contiguous(memory_format=torch.channels_last)
         off = config.latent_noise * (2 * run.noise((1, 1, 1), "off", uniform=True) - 1).clamp(min=0)
         with run.autocast():
@@ -279,9 +293,21 @@ def main(config: Config) -> None:
             smaller = reconstruction_loss(half, F.avg_pool2d(x[:halves], 2), config.gradient_weight, sizes=2)
             loss = loss + config.half_weight * smaller
             run.log(half=smaller)
+        if config.adversarial:
+            judge.requires_grad_(False)
+            with run.autocast():
+                gan = gan_loss(judge(y), 1)
+            loss = loss + config.adversarial * pull(reconstruction, y) / pull(gan, y).clamp(min=1e-6) * gan
+            run.log(gan=gan)
         norm = run.update(loss, optimizer, max_norm=1.0)
         ema.update(model, min(config.ema, (step + 1) / (step + 10)))
         run.log(loss=loss, reconstruction=reconstruction, kl=kl, norm=norm)
+        if config.adversarial:
+            judge.requires_grad_(True)
+            with run.autocast():
+                real, drawn = gan_loss(judge(x), 1), gan_loss(judge(y.detach()), 0)
+            run.update((real + drawn) / 2, judge_optimizer)
+            run.log(real=real, drawn=drawn)
         if run.due(config.sample_every):
             with run.autocast():
                 y = reconstruct(ema.module, test.to(run.device))
