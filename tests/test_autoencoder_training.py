@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 import pipelines
 from pipelines import runtime
-from tests import emoji
-from training import autoencoder, common
+from tests import emoji, tiny_text
+from training import autoencoder, common, guesses
 from training.latents import digest
 from training.scenes import Scenes
 
@@ -192,10 +192,49 @@ def test_normalising_moves_the_latent_and_not_the_picture():
     assert torch.allclose(autoencoder.reconstruct(model, x), before, atol=1e-5)
 
 
+def test_a_decoder_learns_from_latents_as_nets_guess_them(tmp_path):
+    nets = tiny_text.folders(tmp_path)
+    files = [str(tmp_path / f"{kind}.safetensors") for kind in nets]
+    for file, folder in zip(files, nets.values(), strict=True):
+        argv = [str(folder), "--data", str(tmp_path / "emoji"), "--out", file, "--scenes", "20"]
+        guesses.main(argv)
+    found = guesses.read(",".join(files), tmp_path / "vae")
+    assert [latents.shape for latents in found] == [(20, 4, 16, 16)] * 2
+    assert not torch.equal(*found) and all(latents.isfinite().all() for latents in found)
+    guesses.main(argv)
+    assert torch.equal(found[1], guesses.read(files[1], tmp_path / "vae")[0]), "the same again"
+
+    train(tmp_path / "emoji", tmp_path / "a", "--encoder", tmp_path / "vae")
+    told = ("--encoder", tmp_path / "vae", "--guesses", ",".join(files))
+    train(tmp_path / "emoji", tmp_path / "b", *told)
+    a, b = (load_file(tmp_path / out / "diffusion_pytorch_model.safetensors") for out in "ab")
+    assert not torch.equal(a["decoder.conv_in.weight"], b["decoder.conv_in.weight"])
+    assert digest(tmp_path / "a") == digest(tmp_path / "b") == digest(tmp_path / "vae")
+
+    train(tmp_path / "emoji", tmp_path / "other")
+    for flags, match in {
+        ("--guesses", files[0]): "--encoder",
+        ("--guesses", tmp_path / "nothing.safetensors", "--encoder", tmp_path / "vae"): "nothing.safetensors holds no",
+        ("--guesses", files[0], "--encoder", tmp_path / "other"): "another autoencoder than other",
+    }.items():
+        with pytest.raises(common.TrainingError, match=match):
+            train(tmp_path / "emoji", tmp_path / "c", *flags)
+
+
+def test_a_crop_and_its_latent_are_of_one_place():
+    pictures = torch.arange(16 * 16).view(1, 1, 16, 16).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    pictures = pictures.expand(20, 3, -1, -1).byte()
+    x, z = autoencoder.crops(pictures, 32, torch.Generator().manual_seed(0), pictures[:, :1, ::8, ::8].half())
+    assert z.shape == (20, 1, 4, 4)
+    assert len(z.flatten(1).unique(dim=0)) > 5
+    assert torch.equal(((x[:, :1] + 1) * 127.5).round(), z.repeat_interleave(8, 2).repeat_interleave(8, 3))
+
+
 def test_crops_prefer_what_has_detail():
     picture = torch.zeros(3, 128, 128, dtype=torch.uint8)
     picture[:, 40:80, 40:80] = torch.randint(0, 255, (3, 40, 40), dtype=torch.uint8)
-    x = autoencoder.crops(picture.expand(200, -1, -1, -1), 32, torch.Generator().manual_seed(0))
+    x, none = autoencoder.crops(picture.expand(200, -1, -1, -1), 32, torch.Generator().manual_seed(0))
+    assert none is None
     assert x.shape == (200, 3, 32, 32)
     assert x.min() == -1
     full = (x.flatten(1).std(1) > 0).float().mean()

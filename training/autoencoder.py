@@ -15,9 +15,9 @@ to learn for what is trained on them. At the end the mean of the latent is folde
 so its shift is 0, and scaling_factor makes its standard deviation 1.
 
 With --encoder, a decoder goes on by itself, as Stable Diffusion's did (the weights "ft-mse"): what was trained on the
-latents need not be trained again. --latent-noise then makes it draw clean edges from latents that are a little off, as
-those that a small net guesses are; --adversarial lets it choose an edge where the mean of all that is possible would be
-soft (Esser et al. 2021, VQGAN, section 3.1), which costs a little PSNR.
+latents need not be trained again. --latent-noise and --guesses make it draw clean edges from latents that are off: by
+noise, or as a small net guesses them (training/guesses.py). --adversarial lets it choose an edge where the mean of all
+that is possible would be soft (Esser et al. 2021, VQGAN, section 3.1).
 """
 
 import json
@@ -30,8 +30,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from pipelines.models.cyclegan import Discriminator
-from training import common
+from training import common, guesses
 from training.common import option
 from training.muon import MuonAndAdamW
 from training.scenes import SIZE, Scenes
@@ -65,6 +64,8 @@ class Config(common.Config):
     kl_weight: float = option(1e-3, "of the KL term, in nats a number of the latent")
     half_weight: float = option(0.25, "of the loss of latents made half as large; 0: none")
     latent_noise: float = option(0.0, "highest standard deviation of noise on half of the latents, whose own is 1")
+    guesses: str = option("", "files of training.guesses for the decoder, separated by commas; with --encoder")
+    guess_share: float = option(0.5, "of a batch, if there are guesses")
     adversarial: float = option(
         0.0, "pull of a discriminator of patches on a picture, that of the other losses being 1"
     )
@@ -80,6 +81,11 @@ class Config(common.Config):
     def photos_in(self) -> int:
         """Photographs in a batch."""
         return round(self.batch_size * self.photo_share) if self.photos else 0
+
+    @property
+    def guesses_in(self) -> int:
+        """Scenes in a batch whose latents are guesses."""
+        return round(self.batch_size * self.guess_share) if self.guesses else 0
 
 
 # ---------------------------------------------------------------------------------------------------------- losses
@@ -115,27 +121,52 @@ def psnr(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ data
 
 
-def crops(pictures: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
-    """uint8 (N, 3, H, W) -> x (N, 3, side, side) in [-1, 1]: of two random places the one with more in it."""
-    chosen = []
-    for picture in pictures:
-        places = [[int(torch.randint(n - side + 1, (), generator=generator)) for n in picture.shape[1:]] for _ in "12"]
+def crops(
+    pictures: torch.Tensor, side: int, generator: torch.Generator, latents: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """uint8 (N, 3, H, W) -> x (N, 3, side, side) in [-1, 1]: of two random places the one with more in it; and what
+    lies there of `latents` (N, C, H / 8, W / 8), if there are any."""
+    chosen, below = [], []
+    step = pictures.shape[2] // latents.shape[2] if latents is not None else 1  # px a place of the latent
+    for i, picture in enumerate(pictures):
+        places = [
+            [step * int(torch.randint((n - side) // step + 1, (), generator=generator)) for n in picture.shape[1:]]
+            for _ in "12"
+        ]
         pair = [picture[:, top : top + side, left : left + side].float() for top, left in places]
-        chosen.append(max(pair, key=lambda x: float(x.diff(dim=2).abs().mean() + x.diff(dim=1).abs().mean())))
-    return torch.stack(chosen) / 127.5 - 1
+        detail = [float(x.diff(dim=2).abs().mean() + x.diff(dim=1).abs().mean()) for x in pair]
+        best = detail.index(max(detail))
+        chosen.append(pair[best])
+        if latents is not None:
+            top, left = (n // step for n in places[best])
+            below.append(latents[i, :, top : top + side // step, left : left + side // step].float())
+    return torch.stack(chosen) / 127.5 - 1, torch.stack(below) if below else None
 
 
-def batch(run: common.Run, scenes: Scenes, photos: torch.Tensor | None) -> torch.Tensor:
-    """This process's crops of the step, (N, 3, crop, crop): scenes first, then photographs."""
+def batch(
+    run: common.Run, scenes: Scenes, photos: torch.Tensor | None, guessed: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """This process's crops of the step, (N, 3, crop, crop): scenes, photographs, scenes with latents that are guesses;
+    and those latents (M, C, h, w), normalised."""
     config = run.config
-    n, from_photos = config.batch_size // run.world, config.photos_in // run.world
-    first = (run.step * run.world + run.rank) * (n - from_photos)
-    pictures = scenes.pictures(range(first, first + n - from_photos))
+    n, from_photos, from_guesses = (
+        many // run.world for many in (config.batch_size, config.photos_in, config.guesses_in)
+    )
+    drawn = n - from_photos - from_guesses
+    first = (run.step * run.world + run.rank) * drawn
+    pictures = scenes.pictures(range(first, first + drawn))
     generator = run.generator(f"crops {run.rank}")
     if from_photos:
         chosen = torch.randint(len(photos), (from_photos,), generator=generator)
         pictures = torch.cat([pictures, photos[chosen]])
-    return crops(pictures, config.crop, generator).to(run.device)
+    x, z = crops(pictures, config.crop, generator)[0], None
+    if from_guesses:
+        files = [guessed[i % len(guessed)] for i in range(from_guesses)]
+        indices = [int(torch.randint(len(file), (), generator=generator)) for file in files]
+        z = torch.stack([file[i] for file, i in zip(files, indices, strict=True)])
+        of_guesses, z = crops(scenes.pictures(indices), config.crop, generator, z)
+        x, z = torch.cat([x, of_guesses]), z.to(run.device)
+    return x.to(run.device), z
 
 
 # ----------------------------------------------------------------------------------------------------------- model
@@ -176,23 +207,52 @@ def with_encoder(config: Config) -> tuple[Config, AutoencoderKL, int]:
 class Pass(torch.nn.Module):
     """One training pass as a module, so that it can be compiled.
 
-    x (N, 3, H, W), noise (N, C, h, w), off (N, 1, 1, 1): how far latents are off -> reconstruction, of half size, KL
+    x (N, 3, H, W), noise (N - M, C, h, w), off (N - M, 1, 1, 1): how far latents are off, guessed (M, C, h, w):
+    latents of the last M pictures, else None -> reconstruction, of half size, KL
     """
 
     def __init__(self, model: AutoencoderKL, halves: int):
         super().__init__()
         self.model, self.halves = model, halves
 
-    def forward(self, x: torch.Tensor, noise: torch.Tensor, off: torch.Tensor):
-        moments = self.model.quant_conv(self.model.encoder(x)).float()
+    def forward(self, x: torch.Tensor, noise: torch.Tensor, off: torch.Tensor, guessed: torch.Tensor | None = None):
+        moments = self.model.quant_conv(self.model.encoder(x[: len(noise)])).float()
         mean, logvar = moments.chunk(2, 1)
         logvar = logvar.clamp(-30, 20)
         z = mean + (logvar.exp() + off.square()).sqrt() * noise
+        if guessed is not None:
+            z = torch.cat([z, guessed / self.model.config.scaling_factor])
         y = self.model.decoder(self.model.post_quant_conv(z))
         half = (
             self.model.decoder(self.model.post_quant_conv(F.avg_pool2d(z[: self.halves], 2))) if self.halves else None
         )
         return y, half, kl_loss(mean, logvar)
+
+
+class Discriminator(torch.nn.Module):
+    """A picture -> verdicts on its patches: 1 for composed, 0 for decoded.
+
+    Beside the picture it sees, four times as strong, what differs from the neighbourhood: what is soft is faint beside
+    colours and shapes, and without that it was hardly found.
+    """
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        widths = (6, width, 2 * width, 4 * width, 4 * width, 4 * width)
+        self.convs = torch.nn.ModuleList(
+            torch.nn.Conv2d(a, b, 4 if stride == 2 else 3, stride, padding=1)
+            for a, b, stride in zip(widths[:-1], widths[1:], (1, 2, 2, 2, 1), strict=True)
+        )
+        self.norms = torch.nn.ModuleList(torch.nn.GroupNorm(8, n) for n in widths[1:])
+        self.out = torch.nn.Conv2d(widths[-1], 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (N, 3, H, W) in [-1, 1] -> (N, 1, H / 8, W / 8), fp32"""
+        around = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        x = torch.cat([x, 4 * (x - around)], 1)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.leaky_relu(norm(conv(x)), 0.2)
+        return self.out(x).float()
 
 
 @torch.no_grad()
@@ -256,8 +316,11 @@ def describe(config: Config, figures: dict) -> dict:
 
 
 def main(config: Config) -> None:
-    model, seen = None, 0
+    model, seen, guessed = None, 0, []
+    if config.guesses and not config.encoder:
+        raise common.TrainingError("--guesses are for a decoder: name its --encoder.")
     if config.encoder:
+        guessed = guesses.read(config.guesses, Path(config.encoder))
         config, model, seen = with_encoder(config)
     if config.crop % 2 ** len(config.channels) or config.crop > SIZE:
         raise common.TrainingError(
@@ -272,7 +335,7 @@ def main(config: Config) -> None:
     model = (model or build(config)).to(run.device, memory_format=torch.channels_last)
     ema = common.EMA(model)
     optimizer = MuonAndAdamW(model, lr=config.lr)
-    judge = Discriminator(ndf=32).to(run.device)
+    judge = Discriminator().to(run.device)
     judge_optimizer = torch.optim.Adam(judge.parameters(), lr=config.lr, betas=(0.5, 0.99), fused=True)
     run.track(model=model, ema=ema, optimizer=optimizer, judge=judge, judge_optimizer=judge_optimizer)
     # a quarter is enough; it is for the encoder's sake
@@ -283,10 +346,12 @@ def main(config: Config) -> None:
     for step in run.steps():
         for each in (optimizer, judge_optimizer):
             common.set_lr(each, config.lr * common.cosine(step, config.steps, warmup=200))
-        x = batch(run, scenes, photos).contiguous(memory_format=torch.channels_last)
+        x, z = batch(run, scenes, photos, guessed)
+        x = x.contiguous(memory_format=torch.channels_last)
         off = config.latent_noise * (2 * run.noise((1, 1, 1), "off", uniform=True) - 1).clamp(min=0)
+        noise, encoded = run.noise((config.latent_channels, latent, latent)), len(x) - (0 if z is None else len(z))
         with run.autocast():
-            y, half, kl = both(x, run.noise((config.latent_channels, latent, latent)), off)
+            y, half, kl = both(x, noise[:encoded], off[:encoded], z)
         reconstruction = reconstruction_loss(y, x, config.gradient_weight)
         loss = reconstruction + config.kl_weight * kl
         if halves:
