@@ -133,6 +133,27 @@ def test_a_pull_is_the_length_of_the_gradient():
     assert autoencoder.pull((3 * y).sum(), y).item() == pytest.approx(3 * 12**0.5)
 
 
+def test_the_discriminator_finds_what_is_soft():
+    torch.manual_seed(0)
+
+    def pictures(n):
+        x = torch.randint(0, 2, (n, 3, 8, 8)).float().repeat_interleave(4, 2).repeat_interleave(4, 3) - 0.5
+        return x, torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+
+    judge = autoencoder.Discriminator(width=8)
+    optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
+    for _ in range(20):
+        sharp, soft = pictures(8)
+        loss = (judge(sharp) - 1).square().mean() + judge(soft).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    sharp, soft = pictures(16)
+    with torch.no_grad():
+        assert judge(sharp).shape == (16, 1, 4, 4)
+        assert judge(sharp).mean((1, 2, 3)).min() > judge(soft).mean((1, 2, 3)).max()
+
+
 def test_latents_are_as_far_off_as_is_said():
     seen = []
     model = SimpleNamespace(
