@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder train-text-to-image train-style train-lora train-controlnet
+.PHONY: demo test lint readme screenshots benchmarks train-vae train-faces train-autoencoder train-text-to-image train-decoder train-style train-lora train-controlnet
 
 demo: .venv/app
 	$(BIN)/python apps/main.py $(ARGS)
@@ -43,6 +43,16 @@ train-text-to-image: .venv/training
 	nice -n 19 $(BIN)/python -m training.preview --data $(DATA)/emoji --resume --out runs/emoji-preview
 	nice -n 19 $(BIN)/python -m training.text_to_image --objective $(OBJECTIVE) --data $(DATA)/emoji \
 		--resume --out $(OUT) $(ARGS)
+
+# After both nets, for both: a decoder that draws clean pictures from what they guess. Their latents stay what they are.
+NETS = emoji-flux emoji-sd
+train-decoder: .venv/training
+	for net in $(NETS); do [ -e runs/guesses/$$net.safetensors ] || $(BIN)/python -m training.guesses runs/$$net \
+		--data $(DATA)/emoji --out runs/guesses/$$net.safetensors; done
+	nice -n 19 $(BIN)/python -m training.autoencoder --data $(DATA)/emoji --photos $(PHOTOS) --photo-share 0.125 --resume \
+		--encoder runs/emoji-vae --guesses $$(echo $(NETS:%=runs/guesses/%.safetensors) | tr ' ' ,) --latent-noise 0.2 \
+		--adversarial 0.7 --lr 5e-4 --steps 5000 --out runs/emoji-decoder $(ARGS)
+	for net in $(NETS); do cp runs/emoji-decoder/config.json runs/emoji-decoder/*.safetensors runs/$$net/vae/; done
 
 # From pictures of one's own and metadata.jsonl in PICTURES: make train-lora PICTURES=my-pictures OUT=runs/my-lora ARGS="--model ..."
 train-lora: .venv/training
