@@ -51,7 +51,7 @@ train-decoder: .venv/training
 		--data $(DATA)/emoji --out runs/guesses/$$net.safetensors; done
 	nice -n 19 $(BIN)/python -m training.autoencoder --data $(DATA)/emoji --photos $(PHOTOS) --photo-share 0.125 --resume \
 		--encoder runs/emoji-vae --guesses $$(echo $(NETS:%=runs/guesses/%.safetensors) | tr ' ' ,) --latent-noise 0.2 \
-		--adversarial 0.7 --lr 5e-4 --steps 5000 --out runs/emoji-decoder $(ARGS)
+		--adversarial 1 --lr 4e-4 --steps 5000 --out runs/emoji-decoder $(ARGS)
 	for net in $(NETS); do cp runs/emoji-decoder/config.json runs/emoji-decoder/*.safetensors runs/$$net/vae/; done
 
 # From pictures of one's own and metadata.jsonl in PICTURES: make train-lora PICTURES=my-pictures OUT=runs/my-lora ARGS="--model ..."

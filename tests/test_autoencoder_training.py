@@ -129,9 +129,8 @@ def test_an_adversary_changes_what_a_decoder_learns_and_no_latent(pack, tmp_path
 
 
 def test_a_pull_is_the_length_of_the_gradient():
-    y = torch.zeros(2, 3, 2, 2, requires_grad=True)
-    assert autoencoder.pull((3 * y[1:]).sum(), y, slice(1, None)).item() == pytest.approx(3 * 12**0.5)
-    assert autoencoder.pull((3 * y[1:]).sum(), y, slice(0, 1)).item() == 0
+    y = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    assert autoencoder.pull((3 * y).sum(), y).item() == pytest.approx(3 * 12**0.5)
 
 
 def test_the_discriminator_finds_what_is_soft():

@@ -107,9 +107,9 @@ def kl_loss(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
-def pull(loss: torch.Tensor, y: torch.Tensor, part: slice) -> torch.Tensor:
-    """How strongly a loss pulls at y[part]: the norm of its gradient there."""
-    return torch.autograd.grad(loss, y, retain_graph=True)[0][part].float().norm()
+def pull(loss: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """How strongly a loss pulls at y: the norm of its gradient there."""
+    return torch.autograd.grad(loss, y, retain_graph=True)[0].float().norm()
 
 
 def psnr(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -360,10 +360,9 @@ def main(config: Config) -> None:
             run.log(half=smaller)
         if config.adversarial:
             judge.requires_grad_(False)
-            judged = slice(0 if z is None else encoded, None)  # what the encoder knows needs no adversary
             with run.autocast():
-                gan = gan_loss(judge(y[judged]), 1)
-            share = pull(reconstruction, y, judged) / pull(gan, y, judged).clamp(min=1e-6)
+                gan = gan_loss(judge(y), 1)
+            share = pull(reconstruction, y) / pull(gan, y).clamp(min=1e-6)  # eq. 7, at the picture itself
             loss = loss + config.adversarial * share * gan
             run.log(gan=gan)
         norm = run.update(loss, optimizer, max_norm=1.0)
@@ -372,7 +371,7 @@ def main(config: Config) -> None:
         if config.adversarial:
             judge.requires_grad_(True)
             with run.autocast():
-                real, drawn = gan_loss(judge(x[judged]), 1), gan_loss(judge(y[judged].detach()), 0)
+                real, drawn = gan_loss(judge(x), 1), gan_loss(judge(y.detach()), 0)
             run.update((real + drawn) / 2, judge_optimizer)
             run.log(real=real, drawn=drawn)
         if run.due(config.sample_every):
