@@ -109,6 +109,7 @@ def test_a_decoder_goes_on_and_latents_stay(pack, tmp_path):
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     scaling = [AutoencoderKL.load_config(tmp_path / out)["scaling_factor"] for out in "ab"]
     assert scaling[0] == scaling[1]
+    assert str(tmp_path) not in (tmp_path / "b" / "config.json").read_text()
     facts = json.loads((tmp_path / "b" / "training.json").read_text())
     assert (facts["config"]["encoder"], facts["figures"]["crops_of_scenes_seen"]) == ("a", 16)
     with pytest.raises(common.TrainingError, match="nothing is no folder of an AutoencoderKL"):

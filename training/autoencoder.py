@@ -196,6 +196,7 @@ def with_encoder(config: Config) -> tuple[Config, AutoencoderKL, int]:
         model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).train()
     except (OSError, ValueError) as error:
         raise common.TrainingError(f"{folder.name} is no folder of an AutoencoderKL.") from error
+    model.register_to_config(_name_or_path=folder.name)  # config.json is shipped, this machine's paths are not
     model.encoder.requires_grad_(False)
     model.quant_conv.requires_grad_(False)
     sizes = {"channels": tuple(model.config.block_out_channels), "latent_channels": model.config.latent_channels}
