@@ -14,6 +14,7 @@ from starlette.requests import Request
 from apps import i18n
 from pipelines import registry
 from pipelines.problems import SENTENCES, Problem
+from pipelines.text_space import EVERY_SAMPLER
 
 APPS = [*(ROOT / "apps").glob("*.py"), *(ROOT / "apps" / "assets").glob("*.js")]
 APPS += (ROOT / "apps" / "assets").glob("*.html")
@@ -89,7 +90,7 @@ def is_literal(text: str) -> bool:
     """Whether people would read words that are in no locale file."""
     if '"__type__": "translation_metadata"' in text or text in NAMES:
         return False
-    known = {model.id for model in registry.models()}
+    known = {*EVERY_SAMPLER, *(model.id for model in registry.models())}
     codes = r"(pc|z)\d+|[\w.:,-]*\d[\w.:,-]*|lerp|slerp"
     return text not in known and not re.fullmatch(codes, text) and bool(re.search(r"[^\W\d_]{2}", text))
 
