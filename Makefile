@@ -48,11 +48,11 @@ train-text-to-image: .venv/training
 NETS = emoji-flux emoji-sd
 train-decoder: .venv/training
 	for net in $(NETS); do [ -e runs/guesses/$$net.safetensors ] || $(BIN)/python -m training.guesses runs/$$net \
-		--data $(DATA)/emoji --out runs/guesses/$$net.safetensors; done
+		--data $(DATA)/emoji --out runs/guesses/$$net.safetensors || exit 1; done
 	nice -n 19 $(BIN)/python -m training.autoencoder --data $(DATA)/emoji --photos $(PHOTOS) --photo-share 0.125 --resume \
 		--encoder runs/emoji-vae --guesses $$(echo $(NETS:%=runs/guesses/%.safetensors) | tr ' ' ,) --latent-noise 0.2 \
 		--adversarial 1 --lr 4e-4 --steps 5000 --out runs/emoji-decoder $(ARGS)
-	for net in $(NETS); do cp runs/emoji-decoder/config.json runs/emoji-decoder/*.safetensors runs/$$net/vae/; done
+	for net in $(NETS); do cp runs/emoji-decoder/config.json runs/emoji-decoder/*.safetensors runs/$$net/vae/ || exit 1; done
 
 # From pictures of one's own and metadata.jsonl in PICTURES: make train-lora PICTURES=my-pictures OUT=runs/my-lora ARGS="--model ..."
 train-lora: .venv/training

@@ -336,17 +336,19 @@ def main(config: Config) -> None:
     model = (model or build(config)).to(run.device, memory_format=torch.channels_last)
     ema = common.EMA(model)
     optimizer = MuonAndAdamW(model, lr=config.lr)
-    judge = Discriminator().to(run.device)
-    judge_optimizer = torch.optim.Adam(judge.parameters(), lr=config.lr, betas=(0.5, 0.99), fused=True)
-    run.track(model=model, ema=ema, optimizer=optimizer, judge=judge, judge_optimizer=judge_optimizer)
+    run.track(model=model, ema=ema, optimizer=optimizer)
+    if config.adversarial:
+        judge = Discriminator().to(run.device)
+        judge_optimizer = torch.optim.Adam(judge.parameters(), lr=config.lr, betas=(0.5, 0.99), fused=True)
+        run.track(judge=judge, judge_optimizer=judge_optimizer)
     # a quarter is enough; it is for the encoder's sake
     halves = max(1, config.batch_size // run.world // 4) if config.half_weight and not config.encoder else 0
     both = torch.compile(Pass(model, halves), disable=not config.compile)
     latent = config.crop // 2 ** (len(config.channels) - 1)
 
     for step in run.steps():
-        for each in (optimizer, judge_optimizer):
-            common.set_lr(each, config.lr * common.cosine(step, config.steps, warmup=200))
+        rate = config.lr * common.cosine(step, config.steps, warmup=200)
+        common.set_lr(optimizer, rate)
         x, z = batch(run, scenes, photos, guessed)
         x = x.contiguous(memory_format=torch.channels_last)
         off = config.latent_noise * (2 * run.noise((1, 1, 1), "off", uniform=True) - 1).clamp(min=0)
@@ -370,6 +372,7 @@ def main(config: Config) -> None:
         ema.update(model, min(config.ema, (step + 1) / (step + 10)))
         run.log(loss=loss, reconstruction=reconstruction, kl=kl, norm=norm)
         if config.adversarial:
+            common.set_lr(judge_optimizer, rate)
             judge.requires_grad_(True)
             with run.autocast():
                 real, drawn = gan_loss(judge(x), 1), gan_loss(judge(y.detach()), 0)

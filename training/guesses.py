@@ -16,11 +16,11 @@ import torch
 from diffusers import AutoPipelineForImage2Image
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pipelines import runtime
 from training.common import TrainingError, one_sentence
-from training.latents import digest
+from training.latents import digest, keep
 from training.scenes import Scenes
 
 STRENGTHS = {"diffusion": (0.3, 0.45, 0.6), "flow": (0.25, 0.375, 0.5)}  # share of the steps that are drawn again
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     with one_sentence():
         latents = guess(args.model, Scenes(args.data), args.scenes)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": latents}, args.out, {"vae": digest(args.model / "vae")})
+        keep(args.out, {"latents": latents}, {"vae": digest(args.model / "vae")})
 
 
 if __name__ == "__main__":

@@ -56,8 +56,14 @@ def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     return ((mean - (config.shift_factor or 0)) * config.scaling_factor).half().cpu().contiguous()
 
 
+def keep(file: Path, tensors: dict[str, torch.Tensor], facts: dict[str, str]) -> None:
+    """Writes a file of tensors, whole or not at all."""
+    save_file(tensors, file.with_suffix(".tmp"), facts)
+    file.with_suffix(".tmp").replace(file)
+
+
 def write(file: Path, vae: AutoencoderKL, scenes: Scenes, indices: range, facts: dict[str, str]) -> None:
-    """One file of latents, whole or not at all; a good one of the same facts stays as it is."""
+    """One file of latents; a good one of the same facts stays as it is."""
     if file.exists():
         with safe_open(file, "pt") as part:
             if part.metadata() == facts:
@@ -68,9 +74,7 @@ def write(file: Path, vae: AutoencoderKL, scenes: Scenes, indices: range, facts:
         pictures, covered = scenes.covered(indices[i : i + 64])
         latents.append(encode(vae, pictures))
         cover.append(F.adaptive_avg_pool2d(covered.float(), latents[-1].shape[2:]).round().byte())
-    parts = {"latents": torch.cat(latents), "cover": torch.cat(cover)}
-    save_file(parts, file.with_suffix(".tmp"), facts)
-    file.with_suffix(".tmp").replace(file)
+    keep(file, {"latents": torch.cat(latents), "cover": torch.cat(cover)}, facts)
 
 
 class Latents:
